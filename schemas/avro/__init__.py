@@ -1,0 +1,1 @@
+"""The event catalogue: one Avro schema per record, and the lock file that gives each committed version its id."""

@@ -1,0 +1,65 @@
+"""The real ClickHouse: the server inside the chdb wheel, in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from agentledger.infra.stack.files import write_atomically
+from agentledger.infra.stack.ports import HOST
+from agentledger.infra.stack.service import Service, python_module
+from agentledger.schemas.errors import StackError
+
+PROBE_SECONDS = 2.0
+
+
+class ClickHouseService(Service):
+    """A ClickHouse server on the loopback address, with its data under DIR/clickhouse."""
+
+    stop_seconds = 30.0
+
+    def __init__(self, data_dir: Path, http_port: int, native_port: int) -> None:
+        super().__init__("clickhouse", data_dir)
+        self.http_port = http_port
+        self.native_port = native_port
+        if find_spec("chdb") is None:
+            raise StackError(
+                "no ClickHouse found: it comes inside the chdb wheel", next_step="pip install 'agentledger[local]'"
+            )
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def working_folder(self) -> Path:
+        return self.run_dir
+
+    def prepare(self) -> None:
+        """Write config.xml, which the server reads from its working folder."""
+        template = resources.files(__package__).joinpath("clickhouse-config.xml").read_text(encoding="utf-8")
+        text = template.replace("@HTTP_PORT@", str(self.http_port)).replace("@NATIVE_PORT@", str(self.native_port))
+        write_atomically(self.run_dir / "config.xml", text)
+
+    def command(self) -> list[str]:
+        data = str(self.data_dir / "clickhouse")
+        return python_module("agentledger.infra.stack.clickhouse_server", data, str(self.http_port))
+
+    def is_ready(self) -> bool:
+        return ask(self.http_port, "SELECT 1") == "1\n"
+
+
+def ask(http_port: int, query: str, timeout: float = PROBE_SECONDS) -> str | None:
+    """The server's answer to a query; None if it gives none or an error."""
+    connection = http.client.HTTPConnection(HOST, http_port, timeout=timeout)
+    try:
+        connection.request("POST", "/", query.encode())
+        response = connection.getresponse()
+        text = response.read().decode()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return text if response.status == http.HTTPStatus.OK else None

@@ -1,0 +1,45 @@
+"""Our own programs (the workers, the writer) as services of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentledger.infra.stack.service import Service, python_module
+
+READY_FILE = "AGENTLEDGER_READY_FILE"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command of ours to keep running: `agentledger ARGS...`."""
+
+    name: str
+    args: list[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class ProgramService(Service):
+    """Runs `agentledger ARGS...`; ready when it has written the file that AGENTLEDGER_READY_FILE names."""
+
+    module = "agentledger.infra.cli"
+
+    def __init__(self, program: Program, data_dir: Path, env: Mapping[str, str]) -> None:
+        super().__init__(program.name, data_dir)
+        self.program = program
+        self._ready_file = self.run_dir / "ready"
+        self._env = {**env, **program.env, READY_FILE: str(self._ready_file)}
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self._env
+
+    def prepare(self) -> None:
+        self._ready_file.unlink(missing_ok=True)
+
+    def command(self) -> list[str]:
+        return python_module(self.module, *self.program.args)
+
+    def is_ready(self) -> bool:
+        return self._ready_file.exists()

@@ -1,0 +1,106 @@
+"""Encoders compiled from the schemas: one function per record that turns a typed event into its Avro body.
+
+Byte for byte what fastavro writes (a test holds it to that), in a fraction of the time, because the shape of each
+record is known when the function is made. Encoding is the only validation on the way out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentledger.schemas.catalogue import Schema
+from agentledger.schemas.errors import SchemaError
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+Encoder = Callable[[Any], bytes]
+
+
+class _LongTable(dict[int, bytes]):
+    """Zigzag varints (Avro specification, "Binary encoding"): small numbers from the table, others computed."""
+
+    def __missing__(self, number: int) -> bytes:
+        if not INT64_MIN <= number <= INT64_MAX:
+            raise OverflowError(f"{number} does not fit 64 bits")
+        rest = (number << 1) ^ (number >> 63)
+        out = bytearray()
+        while rest > 0x7F:
+            out.append((rest & 0x7F) | 0x80)
+            rest >>= 7
+        out.append(rest)
+        return bytes(out)
+
+
+LONG = _LongTable()
+LONG.update({number: LONG[number] for number in range(-64, 4096)})
+
+
+def encode_text(text: str) -> bytes:
+    """A string as Avro writes it: its length in bytes, then UTF-8."""
+    raw = text.encode()
+    return LONG[len(raw)] + raw
+
+
+def _encode_map(entries: Mapping[str, str]) -> bytes:
+    if not entries:
+        return b"\x00"
+    body = b"".join(encode_text(name) + encode_text(value) for name, value in entries.items())
+    return LONG[len(entries)] + body + b"\x00"
+
+
+def _encode_texts(items: list[str]) -> bytes:
+    if not items:
+        return b"\x00"
+    return LONG[len(items)] + b"".join(map(encode_text, items)) + b"\x00"
+
+
+_SCOPE: dict[str, Any] = {
+    "LONG": LONG,
+    "DOUBLE": struct.Struct("<d").pack,
+    "encode_map": _encode_map,
+    "encode_texts": _encode_texts,
+}
+
+
+def compile_encoder(schema: Schema) -> Encoder:
+    """A function from an event with the schema's fields as attributes to its Avro body."""
+    lines, parts = [], []
+    for index, field in enumerate(schema["fields"]):
+        prepare, expressions = _field_source(field["type"], f"event.{field['name']}", f"v{index}")
+        lines += prepare
+        parts += expressions
+    source = "def encode(event):\n" + "".join(f"    {line}\n" for line in lines)
+    source += f"    return b''.join(({', '.join(parts)}))\n"
+    scope = dict(_SCOPE)
+    exec(compile(source, f"<encoder of {schema['name']}>", "exec"), scope)  # noqa: S102 (source is made above, from our own files)
+    encoder: Encoder = scope["encode"]
+    return encoder
+
+
+def _field_source(avro_type: Any, value: str, name: str) -> tuple[list[str], list[str]]:
+    """Statements that come first, and expressions that give the field's bytes in order."""
+    kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
+    if isinstance(kind, list):
+        _, inner = _field_source(kind[1], name, name)
+        if _plain(kind[1]) == "string":
+            return [f"{name} = {value}", f"{name} = None if {name} is None else {name}.encode()"], [
+                f"b'\\x00' if {name} is None else b'\\x02' + LONG[len({name})] + {name}"
+            ]
+        return [f"{name} = {value}"], [f"b'\\x00' if {name} is None else b'\\x02' + {inner[0]}"]
+    if kind == "string":
+        return [f"{name} = {value}.encode()"], [f"LONG[len({name})]", name]
+    single = {
+        "long": f"LONG[{value}]",
+        "double": f"DOUBLE({value})",
+        "boolean": f"b'\\x01' if {value} else b'\\x00'",
+        "map": f"encode_map({value})",
+        "array": f"encode_texts({value})",
+    }
+    if kind not in single:
+        raise SchemaError(f"no encoder for the Avro type {kind!r}", next_step="add it to encoding.py, with its test")
+    return [], [single[kind]]
+
+
+def _plain(avro_type: Any) -> str:
+    return str(avro_type["type"] if isinstance(avro_type, dict) else avro_type)

@@ -1,0 +1,53 @@
+"""Event ids: UUIDs that begin with a time in milliseconds, so that ids of one time lie side by side in an index.
+
+Random ids are UUIDv7; ids derived from content are UUIDv8 of the same layout (RFC 9562, sections 5.7 and 5.8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+_VERSION_7 = 0x7 << 76
+_VERSION_8 = 0x8 << 76
+_VARIANT = 0x2 << 62
+_RANDOM_BITS_HIGH = (1 << 12) - 1
+_RANDOM_BITS_LOW = (1 << 62) - 1
+_TIME_MASK = (1 << 48) - 1
+_SEPARATOR = b"\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
+
+
+def uuid7(now_us: int, random_bytes: bytes | None = None) -> str:
+    """A random event id of this time (microseconds since 1970), in canonical lower-case text."""
+    bits = int.from_bytes(random_bytes if random_bytes is not None else os.urandom(10), "big")
+    return _text(now_us // 1000, _VERSION_7, bits)
+
+
+def content_id(occurred_at_us: int, *parts: str) -> str:
+    """The event id of content named by `parts`: the same parts at the same time always give the same id."""
+    return _text(occurred_at_us // 1000, _VERSION_8, _hash_bits(parts))
+
+
+def derived_id(base_event_id: str, *parts: str) -> str:
+    """The id of an event that follows from `base_event_id`: its time prefix, and a hash of it and `parts`.
+
+    Which `parts` are named decides what counts as the same conclusion: rule, scope and threshold, say, and not the
+    event that happened to trigger it.
+    """
+    return _text(event_time_ms(base_event_id), _VERSION_8, _hash_bits((base_event_id, *parts)))
+
+
+def event_time_ms(event_id: str) -> int:
+    """The time prefix of an event id, milliseconds since 1970."""
+    return int(event_id[:8] + event_id[9:13], 16)
+
+
+def _hash_bits(parts: tuple[str, ...]) -> int:
+    digest = hashlib.sha256(_SEPARATOR.join(part.encode("utf-8", "surrogatepass") for part in parts)).digest()
+    return int.from_bytes(digest[:10], "big")
+
+
+def _text(time_ms: int, version: int, bits: int) -> str:
+    value = ((time_ms & _TIME_MASK) << 80) | version | ((bits >> 62) & _RANDOM_BITS_HIGH) << 64
+    hexed = f"{value | _VARIANT | (bits & _RANDOM_BITS_LOW):032x}"
+    return f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"

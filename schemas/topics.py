@@ -1,0 +1,54 @@
+"""The topics: what travels where, under which key, and how long the broker keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DAY_MS = 86_400_000
+EVENT_BYTES_MAX = 1_000_000  # under the broker's default message.max.bytes (1,048,588), with room for batch and headers
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic. `in_ledger`: the writer keeps it in the trail. `key` says what keeps its order."""
+
+    name: str
+    key: str
+    in_ledger: bool
+    compacted: bool = False
+    retention_ms: int = 7 * DAY_MS  # the trail is in ClickHouse; a week is for catching up after an outage
+    bytes_max: int = 1_048_588
+
+
+EVENTS = Topic("agentledger.events.v1", key="run_id", in_ledger=True)
+SPEND = Topic("agentledger.spend.v1", key="run_id", in_ledger=True)
+BUDGETS = Topic("agentledger.budgets.v1", key="run_id", in_ledger=True)
+ALERTS = Topic("agentledger.alerts.v1", key="run_id", in_ledger=True)
+CONTROL = Topic("agentledger.control.v1", key="scope", in_ledger=True, compacted=True)
+INTEGRITY = Topic("agentledger.integrity.v1", key="producer_id", in_ledger=True)
+PACKED = Topic("agentledger.packed.v1", key="source partition", in_ledger=False, retention_ms=DAY_MS)
+DEAD_LETTERS = Topic("agentledger.deadletters.v1", key="source position", in_ledger=False, retention_ms=90 * DAY_MS)
+
+ALL_TOPICS = (EVENTS, SPEND, BUDGETS, ALERTS, CONTROL, INTEGRITY, PACKED, DEAD_LETTERS)
+LEDGER_TOPICS = tuple(topic for topic in ALL_TOPICS if topic.in_ledger)
+
+_DERIVED = {
+    "CostRated": SPEND,
+    "OutcomeCosted": SPEND,
+    "BudgetHeld": BUDGETS,
+    "BudgetSettled": BUDGETS,
+    "BudgetReleased": BUDGETS,
+    "BudgetThresholdCrossed": BUDGETS,
+    "BudgetExceeded": BUDGETS,
+    "AlertRaised": ALERTS,
+    "AlertResolved": ALERTS,
+    "ControlIssued": CONTROL,
+    "CheckpointSigned": INTEGRITY,
+    "GapDetected": INTEGRITY,
+    "ConflictDetected": INTEGRITY,
+}
+
+
+def topic_of(record_name: str) -> Topic:
+    """Where records of this name go: facts to `events`, conclusions to the topic of their kind."""
+    return _DERIVED.get(record_name, EVENTS)
