@@ -13,8 +13,8 @@ _PYTHON_TYPES = {"string": "str", "long": "int", "double": "float", "boolean": "
 ENVELOPE_FIELDS = 16
 HEADER = '''"""The typed events. Written from `avro/*.avsc` by `make events`: edit those, not this.
 
-Times are microseconds since 1970 (UTC), money is nano-dollars, ids are canonical lower-case text. What each field
-means stands in its schema; `agentledger schemas show NAME` prints it. Events are plain records: treat them as read-only.
+Times are microseconds since 1970 (UTC), money is nano-dollars, ids are canonical lower-case text. What each field means
+stands in its schema; `agentledger schemas show NAME` prints it. Events are plain records: treat them as read-only.
 """
 
 from __future__ import annotations

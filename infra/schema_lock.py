@@ -25,7 +25,7 @@ def read_lock() -> list[LockEntry]:
 
 
 def missing_entries(locked: list[LockEntry]) -> list[LockEntry]:
-    """One new entry for each current schema that the lock doesn't have. Raises SchemaError where one is incompatible."""
+    """A new entry for each current schema that the lock lacks. Raises SchemaError where one is incompatible."""
     known = {(entry.subject, entry.sha256) for entry in locked}
     next_id = max((entry.id for entry in locked), default=FIRST_ID - 1) + 1
     new = []
@@ -49,7 +49,9 @@ def check_compatible(subject: str, versions: list[str], candidate: str) -> None:
         from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType  # noqa: PLC0415
         from avro.schema import parse  # noqa: PLC0415
     except ImportError:
-        raise ConfigurationError("the avro package is not installed", next_step="pip install 'agentledger[dev]'") from None
+        raise ConfigurationError(
+            "the avro package is not installed", next_step="pip install 'agentledger[dev]'"
+        ) from None
     new = parse(candidate)
     for number, text in enumerate(versions, start=1):
         old = parse(text)
@@ -69,3 +71,14 @@ def append_missing() -> list[LockEntry]:
     with lock_path().open("a", encoding="utf-8") as file:
         file.writelines(entry.line() + "\n" for entry in new)
     return new
+
+
+def check_lock() -> int:
+    """How many versions are locked, all of them compatible with the current schemas. Raises SchemaError otherwise."""
+    locked = read_lock()
+    for name, schema in current_schemas().items():
+        versions = [entry for entry in locked if entry.subject == subject_of(name)]
+        if schema_sha256(schema).hex() not in {entry.sha256 for entry in versions}:
+            raise SchemaError(f"{name} has changed since it was locked", next_step="run: agentledger schemas lock")
+        check_compatible(subject_of(name), [json.dumps(entry.schema) for entry in versions], schema_text(schema))
+    return len(locked)

@@ -6,7 +6,6 @@ import io
 from typing import Any
 
 import fastavro
-
 from agentledger.schemas.catalogue import Schema, current_schemas
 from agentledger.schemas.encoding import Encoder, compile_encoder
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
@@ -44,16 +43,16 @@ class Codec:
         """The event in these bytes, brought to the current schema. Raises CodecError, UnknownSchemaError."""
         schema_id = read_schema_id(value)
         kind, writer, reader = self._readers.get(schema_id) or self._reader(schema_id)
-        assert value is not None  # read_schema_id has refused it
-        stream = io.BytesIO(value)
+        stream = io.BytesIO(value or b"")  # read_schema_id has refused None
         stream.seek(HEADER_BYTES)
         try:
             fields: Any = fastavro.schemaless_reader(stream, writer, reader)
             event = kind(**fields)
         except Exception as error:  # fastavro raises whatever its reading met
             raise CodecError(f"the body is not a {kind.__name__}: {type(error).__name__} {error}") from error
-        if stream.tell() != len(value):
-            raise CodecError(f"{len(value) - stream.tell()} bytes follow the body of a {kind.__name__}")
+        rest = len(stream.read())
+        if rest:
+            raise CodecError(f"{rest} bytes follow the body of a {kind.__name__}")
         return event
 
     def decode_strictly(self, value: bytes | None) -> Event:
@@ -62,8 +61,7 @@ class Codec:
         Records of an older schema are only decoded: the encoders know the current one.
         """
         event = self.decode(value)
-        assert value is not None
-        if self._readers[read_schema_id(value)][2] is None:
+        if value and self._readers[read_schema_id(value)][2] is None:
             _, encoder = self._encoders.get(type(event)) or self._encoder(type(event))
             if encoder(event) != value[HEADER_BYTES:]:
                 raise CodecError(f"the body of this {type(event).__name__} is not in Avro's shortest form")
@@ -100,7 +98,9 @@ def read_schema_id(value: bytes | None) -> int:
     if value is None:
         raise CodecError("a tombstone holds no event")
     if len(value) < HEADER_BYTES or value[:1] != MAGIC:
-        raise CodecError("the bytes do not start with the Confluent header", next_step="send 0x00 and a schema id first")
+        raise CodecError(
+            "the bytes do not start with the Confluent header", next_step="send 0x00 and a schema id first"
+        )
     return int.from_bytes(value[1:HEADER_BYTES], "big")
 
 

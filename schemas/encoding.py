@@ -93,7 +93,7 @@ def _field_source(avro_type: Any, value: str, name: str) -> tuple[list[str], lis
     single = {
         "long": f"LONG[{value}]",
         "double": f"DOUBLE({value})",
-        "boolean": f"b'\\x01' if {value} else b'\\x00'",
+        "boolean": f"(b'\\x01' if {value} else b'\\x00')",
         "map": f"encode_map({value})",
         "array": f"encode_texts({value})",
     }

@@ -1,6 +1,7 @@
 """One tree of errors: every failure that a user can meet is an `AgentledgerError`.
 
-A message says what happened, where, and the next step. The command line prints it as one line and exits with `exit_code`.
+A message says what happened, where, and the next step. The command line prints it as one line and exits with
+`exit_code`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class LeafHasher:
             _LENGTH.pack(len(part)) + part for part in (LEAF_DOMAIN, topic_id, partition.to_bytes(4, "big"))
         )
 
-    def leaf(
+    def leaf(  # noqa: PLR0917 (called once per record: keyword arguments cost as much as the packing)
         self,
         offset: int,
         log_index: int,

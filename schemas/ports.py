@@ -1,4 +1,4 @@
-"""The ports: what a stage needs from outside, as protocols. Each has a shipped fake in `agentledger.schemas.testing`."""
+"""The ports: what a stage needs from outside. Each has a shipped fake in `agentledger.schemas.testing`."""
 
 from __future__ import annotations
 

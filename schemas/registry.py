@@ -76,7 +76,7 @@ class LockFileRegistry:
             raise UnknownSchemaError(
                 f"no schema has the id {schema_id}",
                 where=f"bundled registry, {len(self._by_id)} schemas",
-                next_step="upgrade agentledger, or set AGENTLEDGER_SCHEMA_REGISTRY_URL to the registry that gave the id",
+                next_step="upgrade agentledger, or point AGENTLEDGER_SCHEMA_REGISTRY_URL to the registry that gave it",
             ) from None
 
 
@@ -101,7 +101,7 @@ class ConfluentRegistry:
         subject = subject_of(record_name)
         try:
             return int(self._client.register_schema(subject, RegistrySchema(text, "AVRO")))
-        except Exception as error:  # noqa: BLE001 (the client raises its HTTP library's errors as they are)
+        except Exception as error:
             raise SchemaError(
                 f"the registry did not take {subject}: {error}",
                 where=self._url,

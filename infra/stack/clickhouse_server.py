@@ -1,7 +1,7 @@
 """`python -m agentledger.infra.stack.clickhouse_server DATA_FOLDER HTTP_PORT`: ClickHouse until SIGTERM.
 
-The server inside chdb listens for as long as one query runs, so the query never ends: a number every fifth of a second, to
-nowhere. SIGTERM kills that query, and chdb then shuts its server down in order. Without that, a signal ends the
+The server inside chdb listens for as long as one query runs, so the query never ends: a number every fifth of a second,
+to nowhere. SIGTERM kills that query, and chdb then shuts its server down in order. Without that, a signal ends the
 process on the spot. Ports and limits come from config.xml in the working folder.
 """
 

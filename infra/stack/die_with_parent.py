@@ -1,4 +1,4 @@
-"""Run as a file: `python die_with_parent.py PARENT_PID COMMAND...` becomes COMMAND, and gets SIGTERM when its parent dies.
+"""`python die_with_parent.py PARENT_PID COMMAND...` becomes COMMAND, which gets SIGTERM when its parent dies.
 
 On Linux the kernel sends the signal (PR_SET_PDEATHSIG outlives the exec); elsewhere the command just runs. The signal
 comes when the parent's *thread* that started this process ends: services are started from the supervisor's main thread.

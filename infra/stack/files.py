@@ -34,6 +34,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
 def make_data_dir(path: Path) -> None:
     """Make the folder and check that it can be written to."""
     try:
@@ -44,7 +49,9 @@ def make_data_dir(path: Path) -> None:
         if error.errno == errno.ENOSPC:
             raise _full(path, 0) from None
         raise StackError(
-            f"the data folder can't be used: {error.strerror}", where=str(path), next_step="give another with --data-dir"
+            f"the data folder can't be used: {error.strerror}",
+            where=str(path),
+            next_step="give another with --data-dir",
         ) from None
 
 

@@ -55,7 +55,7 @@ def _install_java() -> str:
 
 
 def kafka_classpath(cache_dir: Path, on_event: Callable[[str], None] = lambda _: None) -> Path:
-    """The folder with Kafka's jars, fetched first if it isn't there yet. What an interrupted fetch left is not taken."""
+    """The folder with Kafka's jars, fetched first if need be. What an interrupted fetch left is not taken."""
     find_java()
     folder = cache_dir / f"kafka-{KAFKA_VERSION}"
     if is_complete(folder):
@@ -87,7 +87,9 @@ def _fetch(cache_dir: Path, folder: Path) -> None:
         jars = partial / "jars"
         _run_maven(partial, jars)
         if not is_complete(jars):
-            raise StackError("Maven fetched no Kafka broker", where=str(jars), next_step=f"run it again, {WITHOUT_JAVA}")
+            raise StackError(
+                "Maven fetched no Kafka broker", where=str(jars), next_step=f"run it again, {WITHOUT_JAVA}"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         jars.replace(folder)
     finally:
@@ -97,7 +99,9 @@ def _fetch(cache_dir: Path, folder: Path) -> None:
 def _run_maven(folder: Path, jars: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise StackError("no Maven found to fetch Kafka's jars with", where="PATH", next_step=f"install it, {WITHOUT_JAVA}")
+        raise StackError(
+            "no Maven found to fetch Kafka's jars with", where="PATH", next_step=f"install it, {WITHOUT_JAVA}"
+        )
     pom = folder / "pom.xml"
     pom.write_text(resources.files(__package__).joinpath("kafka-pom.xml").read_text(encoding="utf-8"), encoding="utf-8")
     command = [maven, "-B", "-q", "-C", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
@@ -105,7 +109,9 @@ def _run_maven(folder: Path, jars: Path) -> None:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FETCH_SECONDS)
     except subprocess.TimeoutExpired:
-        raise StackError(f"Maven didn't finish in {FETCH_SECONDS} s", next_step=f"run it again, {WITHOUT_JAVA}") from None
+        raise StackError(
+            f"Maven didn't finish in {FETCH_SECONDS} s", next_step=f"run it again, {WITHOUT_JAVA}"
+        ) from None
     if answer.returncode != 0:
         why = first_error(answer.stdout + answer.stderr)
         raise StackError(f"Kafka's jars can't be fetched: {why}", next_step=f"check the network, {WITHOUT_JAVA}")

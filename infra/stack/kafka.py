@@ -8,15 +8,14 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from agentledger.infra.stack.files import write_atomically
 from agentledger.infra.stack.jars import find_java
 from agentledger.infra.stack.logs import open_log
 from agentledger.infra.stack.ports import HOST, accepts
 from agentledger.infra.stack.service import Service
 from agentledger.schemas.errors import StackError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 FORMAT_SECONDS = 120
 METADATA_SECONDS = 2.0
@@ -48,6 +47,9 @@ SETTINGS = {
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    # After a kill -9 the controller refuses the new broker until the old one's session is over: by default 9 s.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "log.cleaner.dedupe.buffer.size": "33554432",  # the default of 128 MiB is a quarter of the heap below
 }
 JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
@@ -57,7 +59,9 @@ QUIET = "-Dlog4j2.StatusLogger.level=OFF"  # log4j 2 is on the classpath, unused
 def server_properties(log_dir: Path, port: int, controller_port: int) -> str:
     """The broker's configuration file."""
     if "," in str(log_dir):
-        raise StackError("Kafka takes no comma in its data folder", where=str(log_dir), next_step="choose another --data-dir")
+        raise StackError(
+            "Kafka takes no comma in its data folder", where=str(log_dir), next_step="choose another --data-dir"
+        )
     settings = SETTINGS | {
         "controller.quorum.voters": f"1@{HOST}:{controller_port}",
         "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
@@ -133,7 +137,13 @@ class KafkaService(Service):
     def _run_format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        tool = ["kafka.tools.StorageTool", "format", "-c", str(self.run_dir / "server.properties"), f"--cluster-id={cluster}"]
+        tool = [
+            "kafka.tools.StorageTool",
+            "format",
+            "-c",
+            str(self.run_dir / "server.properties"),
+            f"--cluster-id={cluster}",
+        ]
         with open_log(self.log) as log:
             self._log_start = log.tell()
             command = [*self._java_command(*options), *tool]

@@ -12,7 +12,7 @@ TAIL_BYTES = 128 * 1024
 LINE_CHARACTERS = 300
 
 _FRAME = re.compile(r"^(\s+at |\s*\.\.\. \d+ more|\d+\. .* @ 0x|\s+File \"|\s{2,}|Traceback |Picked up |Stack trace)")
-_NOISE = re.compile(r"Reconfiguration failed: No configuration found")
+_NOISE = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING)\b")
 _TELLING = (
     re.compile(r"No space left on device", re.IGNORECASE),
     re.compile(r"Address already in use", re.IGNORECASE),

@@ -6,16 +6,9 @@ broker that died can't come back for those who knew it, and the whole stack stop
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 
-from confluent_kafka import Producer
-
-from agentledger.infra.stack.files import write_atomically
 from agentledger.infra.stack.service import Service, python_module
-
-STOPS = {signal.SIGTERM, signal.SIGINT}
 
 
 class MemoryBrokerService(Service):
@@ -38,21 +31,7 @@ class MemoryBrokerService(Service):
         self._ready_file.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
-        return python_module("agentledger.infra.stack.memory_broker", str(self._ready_file))
+        return python_module("agentledger.infra.stack.memory_broker_server", str(self._ready_file))
 
     def is_ready(self) -> bool:
         return bool(self.endpoint)
-
-
-def main() -> int:
-    """Host the cluster until SIGTERM or SIGINT, and write its address to the file named by the first argument."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    host = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    brokers = host.list_topics(timeout=10).brokers.values()
-    write_atomically(Path(sys.argv[1]), ",".join(f"{broker.host}:{broker.port}" for broker in brokers) + "\n")
-    signal.sigwait(STOPS)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

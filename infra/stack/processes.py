@@ -59,7 +59,7 @@ def _boot_id() -> str:
 
 
 def _start_mark_ps(pid: int) -> str | None:
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]  # noqa: S607 - ps is found on the PATH, wherever it is
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except OSError:

@@ -27,7 +27,7 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 class Service(ABC):
-    """A process with its log, its readiness check and its orderly stop. Start it from the main thread (die_with_parent)."""
+    """A process with its log, readiness check and orderly stop. Start it from the main thread (see die_with_parent)."""
 
     restartable = True
     stop_seconds = 20.0
@@ -49,7 +49,7 @@ class Service(ABC):
     def is_ready(self) -> bool:
         """One look, a second or two at most: does it answer?"""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to write
         """Write what the process needs before it starts."""
 
     @property
@@ -136,7 +136,13 @@ class Service(ABC):
     def death(self, what: str) -> StackError:
         """The error that says in one line what became of this service, and where its log is."""
         words = self.last_words()
+        if self._process is not None and self._process.poll() is not None:
+            what += f" ({_ending(self._process.returncode)})"
         if "No space left on device" in words:
             what = f"{what}, the disk is full"
         reason = f": {words}" if words else ""
         return StackError(f"{self.name} {what}{reason}", next_step=f"its log is {self.log}")
+
+
+def _ending(returncode: int) -> str:
+    return signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"

@@ -1,0 +1,46 @@
+# `make demo` shows the whole thing, `make test` runs what CI runs, `make check` lints. Each builds what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test check bench events clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+	@echo "targets: demo test check bench events clean"
+
+$(INSTALLED): pyproject.toml
+	@echo "installing into $(VENV) (the first time takes a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "agentledger needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	@$(BIN)/agentledger demo
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy | tee .mypy_cache/summary.txt
+	$(BIN)/python tests/typing/count_checked.py .mypy_cache/summary.txt
+	$(BIN)/lint-imports
+	$(BIN)/python -m agentledger.infra.codegen --check
+	$(BIN)/agentledger schemas check
+
+test: check
+	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench
+
+events: $(INSTALLED)
+	$(BIN)/python -m agentledger.infra.codegen
+	$(BIN)/agentledger schemas lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info bench.json

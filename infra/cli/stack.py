@@ -1,0 +1,82 @@
+"""`agentledger up`, `down`, `status`: the local stack."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from agentledger.infra.local_stack import local_stack
+from agentledger.infra.settings import Settings, load_settings
+from agentledger.infra.stack import StackConfig, find_running, spawn_detached, status, stop_running
+from rich.console import Console
+from rich.table import Table
+
+data_dir_option = click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of data, logs and state."
+)
+
+
+def settings_for(data_dir: Path | None) -> Settings:
+    """The settings, with the folder of the command line before that of the environment."""
+    return load_settings(**({"data_dir": data_dir} if data_dir else {}))
+
+
+@click.command()
+@data_dir_option
+@click.option("--detach", is_flag=True, help="Return when everything is ready and leave it running.")
+@click.option("--broker", type=click.Choice(["kafka", "memory"]), default="kafka", show_default=True)
+@click.option("--kafka-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
+@click.option("--clickhouse-http-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
+@click.option("--clickhouse-native-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
+def up(data_dir: Path | None, detach: bool, **options: Any) -> None:
+    """Start Kafka, ClickHouse, the processors and the writer on this machine."""
+    settings = settings_for(data_dir)
+    folder = settings.data_dir.expanduser().resolve()
+    running = find_running(folder, click.echo)
+    if running is not None:
+        click.echo(f"already running: supervisor pid {running.supervisor.pid}, {folder} (agentledger status)")
+        return
+    if detach:
+        spawn_detached(
+            [sys.executable, "-m", "agentledger.infra.cli", *_up_arguments(folder, options)], folder, click.echo
+        )
+        click.echo("ready: agentledger status shows it, agentledger down stops it")
+        return
+    config = StackConfig(data_dir=folder, cache_dir=settings.cache_dir.expanduser(), **options)
+    local_stack(config, settings).run(click.echo)
+
+
+def _up_arguments(folder: Path, options: dict[str, Any]) -> list[str]:
+    given = [(name, value) for name, value in options.items() if value is not None]
+    return ["up", "--data-dir", str(folder), *(f"--{name.replace('_', '-')}={value}" for name, value in given)]
+
+
+@click.command()
+@data_dir_option
+def down(data_dir: Path | None) -> None:
+    """Stop the local stack in order; its data stays."""
+    folder = settings_for(data_dir).data_dir.expanduser().resolve()
+    click.echo("stopped" if stop_running(folder, click.echo) else f"nothing runs on {folder}")
+
+
+@click.command("status")
+@data_dir_option
+def show_status(data_dir: Path | None) -> int:
+    """Show what runs; exit code 3 where something is missing."""
+    folder = settings_for(data_dir).data_dir.expanduser().resolve()
+    services = status(folder)
+    if not services:
+        click.echo(f"nothing runs on {folder}: agentledger up starts it")
+        return 3
+    table = Table(box=None, header_style="bold")
+    for column in ("service", "state", "pid", "endpoint", "up for"):
+        table.add_column(column, justify="right" if column in {"pid", "up for"} else "left")
+    for service in services:
+        table.add_row(service.name, service.state, str(service.pid), service.endpoint, f"{service.uptime:.0f} s")
+    Console().print(table)
+    return 0 if all(service.state in {"running", "ready"} for service in services) else 3
+
+
+COMMANDS = {"up": up, "down": down, "status": show_status}

@@ -1,0 +1,36 @@
+"""Where Kafka and ClickHouse are: as configured, or else as the running local stack says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agentledger.infra.settings import Settings
+from agentledger.infra.stack.state import load_state
+from agentledger.schemas.errors import ConfigurationError
+
+NEXT_STEP = "start a local stack (agentledger up --detach), or set {}"
+
+
+def kafka_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka's settings to reach the brokers. Raises ConfigurationError where none are known."""
+    servers = settings.kafka_bootstrap_servers or _local(settings, "kafka_bootstrap_servers")
+    if not servers:
+        raise ConfigurationError("no Kafka is known", next_step=NEXT_STEP.format("AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS"))
+    return {"bootstrap.servers": servers, **settings.kafka_security()}
+
+
+def clickhouse_url(settings: Settings) -> str:
+    """ClickHouse's HTTP address. Raises ConfigurationError where none is known."""
+    url = settings.clickhouse_url or _local(settings, "clickhouse_url")
+    if not url:
+        raise ConfigurationError("no ClickHouse is known", next_step=NEXT_STEP.format("AGENTLEDGER_CLICKHOUSE_URL"))
+    return url
+
+
+def _local(settings: Settings, name: str) -> str:
+    state = load_state(Path(settings.data_dir).expanduser().resolve())
+    if state is None or not state.supervisor.alive() or state.endpoints is None:
+        return ""
+    value: str = getattr(state.endpoints, name)
+    return value

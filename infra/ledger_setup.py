@@ -1,0 +1,51 @@
+"""What must be there before any program starts: topics on Kafka, tables and views in ClickHouse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from agentledger.infra.settings import Settings, hide_password
+from agentledger.infra.topic_admin import create_topics, touch_topics
+from agentledger.processors import worker_topics
+from agentledger.schemas.errors import StoreError
+from agentledger.schemas.topics import ALL_TOPICS
+from agentledger.sinks import migrate
+
+
+def prepare_kafka(
+    kafka: dict[str, Any], *, partitions: int, replication_factor: int, can_create_topics: bool = True
+) -> list[str]:
+    """Create the topics that are missing; their names. Raises BrokerError, ConfigurationError."""
+    extra = worker_topics(partitions, replication_factor)
+    if not can_create_topics:
+        names = [topic.name for topic in ALL_TOPICS] + [topic.topic for topic in extra]
+        touch_topics(kafka, names)
+        return names
+    return create_topics(kafka, partitions=partitions, replication_factor=replication_factor, extra=extra)
+
+
+def prepare_clickhouse(url: str, settings: Settings) -> None:
+    """Create or bring up to date the tables and views. Raises StoreError."""
+    migrate(open_clickhouse(url, settings))
+
+
+def open_clickhouse(url: str, settings: Settings) -> Client:
+    """A client of the ClickHouse at `url`. Raises StoreError where it doesn't answer."""
+    try:
+        return clickhouse_connect.get_client(
+            dsn=url,
+            username=settings.clickhouse_user,
+            password=settings.clickhouse_password.get_secret_value(),
+            autogenerate_session_id=False,
+        )
+    except (ClickHouseError, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise StoreError(
+            f"ClickHouse does not answer: {reason}",
+            where=hide_password(url),
+            next_step="check AGENTLEDGER_CLICKHOUSE_URL, or start a local stack: agentledger up --detach",
+        ) from None

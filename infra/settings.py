@@ -1,0 +1,115 @@
+"""Every setting of every program, read from `AGENTLEDGER_*` environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from agentledger.schemas.errors import ConfigurationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "AGENTLEDGER_"
+DEFAULT_DATA_DIR = Path(".agentledger")
+
+
+class Settings(BaseSettings):
+    """The effective settings. What each means stands in its description; `agentledger config` prints them."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+
+    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder of the local stack: data, logs, state.")
+    cache_dir: Path = Field(
+        Path("~/.cache/agentledger"), description="Folder where fetched broker jars are kept between stacks."
+    )
+    kafka_bootstrap_servers: str = Field(
+        "", description="Kafka brokers, host:port[,host:port…]; empty: those of the running local stack."
+    )
+    kafka_security_protocol: str = Field("", description="Such as SASL_SSL; empty: plain text.")
+    kafka_sasl_mechanism: str = Field("", description="Such as SCRAM-SHA-512; empty: no SASL.")
+    kafka_sasl_username: str = Field("", description="User for SASL.")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
+    kafka_partitions: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Partitions of each topic when it is created: fixed for good; 24 or 48 in production.",
+    )
+    kafka_replication_factor: int = Field(1, ge=1, le=7, description="Copies of each topic when it is created.")
+    clickhouse_url: str = Field(
+        "", description="ClickHouse's HTTP address, http(s)://host:port; empty: that of the running local stack."
+    )
+    clickhouse_user: str = Field("default", description="ClickHouse user.")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="ClickHouse password.")
+    schema_registry_url: str = Field(
+        "", description="A Confluent-compatible schema registry; empty: the bundled lock file of ids."
+    )
+    schema_registry_basic_auth: SecretStr = Field(SecretStr(""), description="user:password for the registry.")
+    tenant_id: str = Field("default", min_length=1, max_length=200, description="Tenant of what this machine records.")
+    writer_batch_rows_max: int = Field(20_000, ge=1, le=200_000, description="Records in one flush to ClickHouse.")
+    writer_linger_ms_max: int = Field(
+        250, ge=0, le=60_000, description="Longest wait for a flush to fill, milliseconds."
+    )
+    packer_linger_ms_max: int = Field(10, ge=0, le=10_000, description="Longest wait for a packed message to fill.")
+    query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
+    query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
+
+    @field_validator("clickhouse_url", "schema_registry_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
+            raise ValueError("give it as http://host:port or https://host:port")
+        return url.rstrip("/")
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _is_host_port(cls, servers: str) -> str:
+        for server in filter(None, servers.split(",")):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"{server!r} is not host:port")
+        return servers.replace(" ", "")
+
+    def kafka_security(self) -> dict[str, str]:
+        """The librdkafka settings for the configured security; empty for plain text."""
+        named = {
+            "security.protocol": self.kafka_security_protocol,
+            "sasl.mechanism": self.kafka_sasl_mechanism,
+            "sasl.username": self.kafka_sasl_username,
+            "sasl.password": self.kafka_sasl_password.get_secret_value(),
+        }
+        return {name: value for name, value in named.items() if value}
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings from the environment, `overrides` first. Raises ConfigurationError that lists every wrong one."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"{ENV_PREFIX}{'_'.join(map(str, item['loc'])).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
+        raise ConfigurationError(
+            f"{len(problems)} wrong setting{'s' if len(problems) > 1 else ''}: " + "; ".join(problems),
+            next_step="correct the environment; agentledger config lists every setting",
+        ) from None
+
+
+def shown_value(settings: Settings, name: str) -> str:
+    """A setting's value as it may be shown: secrets as stars, passwords inside URLs too."""
+    value = getattr(settings, name)
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else ""
+    text = str(value)
+    return hide_password(text) if name.endswith("_url") else text
+
+
+def hide_password(url: str) -> str:
+    """The URL without the password that it may carry."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:********@{host}"))
