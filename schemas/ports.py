@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Clock = Callable[[], int]  # microseconds since 1970, UTC
 
@@ -31,3 +31,41 @@ class RecordProducer(Protocol):
 
     def waiting(self) -> int:
         """How many records are queued and not yet delivered or given up."""
+
+
+class TokenUsage(NamedTuple):
+    """Tokens of one call, disjoint as in ModelCallCompleted: input without cache, output without reasoning."""
+
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Charge(NamedTuple):
+    """What a call costs, in nano-dollars; input and output share add up to the whole. Names are the price book's."""
+
+    cost_nanousd: int
+    input_cost_nanousd: int
+    output_cost_nanousd: int
+    provider: str
+    model: str
+
+
+class Unpriced(NamedTuple):
+    """There is no price: `reason` is unknown_model, no_usage or invalid_usage. Never the same as a price of 0."""
+
+    reason: str
+
+
+class PriceBook(Protocol):
+    """Named, versioned prices. Answers without network, and always the same for the same question."""
+
+    source: str
+    version: str
+
+    def rate(
+        self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
+    ) -> Charge | Unpriced:
+        """What this usage cost at that time (microseconds since 1970, the call's own clock)."""

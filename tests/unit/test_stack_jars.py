@@ -55,7 +55,7 @@ def test_a_missing_java_is_one_line_that_names_the_way_out(programs: Path, tmp_p
 def test_a_java_home_without_java_is_named(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_java(programs)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nothing"))
-    with pytest.raises(StackError, match="no Java found .JAVA_HOME="):
+    with pytest.raises(StackError, match=r"no Java found \(JAVA_HOME="):
         kafka_classpath(tmp_path / "cache")
 
 

@@ -153,7 +153,7 @@ def test_a_program_is_ready_when_it_has_written_its_ready_file(tmp_path: Path) -
             return [
                 sys.executable,
                 "-c",
-                f"import os, time; open(os.environ['{FILE}'], 'w').write({write}); time.sleep(60)",
+                f"import os, time; open(os.environ['AGENTLEDGER_READY_FILE'], 'w').write({write}); time.sleep(60)",
             ]
 
     service = Toy(Program("writer", ["write"], {"B": "own", "C": "c"}), tmp_path, {"A": "a", "B": "b"})
@@ -167,9 +167,6 @@ def test_a_program_is_ready_when_it_has_written_its_ready_file(tmp_path: Path) -
     service.stop()
     service.prepare()
     assert not service.is_ready()
-
-
-FILE = "AGENTLEDGER_READY_FILE"
 
 
 def test_a_program_runs_our_command_line(tmp_path: Path) -> None:
@@ -252,12 +249,12 @@ def test_a_small_log_is_appended_to(tmp_path: Path) -> None:
         ("", ""),
         ("one\ntwo\n\n", "two"),
         ("2026 ERROR first (a)\n2026 INFO later (b)\n", "2026 ERROR first (a)"),
-        ("boom.BootException: a\n\tat x.Y(Z:1)\nCaused by: java.x.RealError: b\n\tat q\n", "Caused by: java.x.RealError: b"),
-        ("Traceback (most recent call last):\n  File \"x\", line 1\nValueError: no\n", "ValueError: no"),
-        ("Code: 210. DB::Exception: Listen failed: Address already in use: 127.0.0.1:1\nnext\n", "Code: 210. DB::Exception: Listen failed: Address already in use: 127.0.0.1:1"),
+        ("a.BootException: a\n\tat x.Y(Z:1)\nCaused by: b.RealError: b\n\tat q\n", "Caused by: b.RealError: b"),
+        ('Traceback (most recent call last):\n  File "x", line 1\nValueError: no\n', "ValueError: no"),
+        ("DB::Exception: Address already in use: :1\nx.Error: y\n", "DB::Exception: Address already in use: :1"),
         ("2026 INFO Kafka Server started (k)\n", ""),
     ],
-)  # fmt: skip
+)
 def test_the_telling_line_of_a_log(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "a.log"
     path.write_text(text)

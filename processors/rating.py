@@ -1,0 +1,228 @@
+"""What a call costs: a price book over the data that `genai-prices` ships, and the charge that follows from a call.
+
+Prices never come from the network: a charge names the version of the book, and the same version always gives the
+same charge. Money is computed in integers and rounded once per charge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import genai_prices
+from agentledger.schemas.events import ModelCallCompleted
+from agentledger.schemas.money import NANOUSD_MAX
+from agentledger.schemas.ports import Charge, PriceBook, TokenUsage, Unpriced
+from genai_prices import types
+from genai_prices.data_snapshot import DataSnapshot
+
+UNKNOWN_MODEL = Unpriced("unknown_model")
+NO_USAGE = Unpriced("no_usage")
+INVALID_USAGE = Unpriced("invalid_usage")
+FINE_TUNED = "ft:"  # OpenAI's and LiteLLM's mark of a tuned model, which has a price of its own or none
+LOOKUPS_MAX = 4096  # model names kept with what they mean; names come from outside, so their number is bounded
+TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to three tariffs each
+SCALE = 10**9  # a tariff counts billionths of a nano-dollar per token: every published price is a whole number of those
+PROBE_TOKENS = 10**6
+LAST_MOMENT_US = 253_402_300_799_000_000  # the end of the year 9999, where Python's calendar ends
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What one token of each kind costs, and one request; in billionths of a nano-dollar."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    request: int
+
+
+class GenaiPriceBook:
+    """The prices bundled with the installed `genai-prices`, looked up by provider and model as calls name them."""
+
+    source = "genai-prices"
+    version = genai_prices.__version__
+
+    def __init__(self) -> None:
+        from genai_prices.data import providers  # noqa: PLC0415 - half a second of import: only where prices are used
+
+        # A snapshot of our own: the module's global one may be replaced by one from the network.
+        self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
+        self._found: dict[tuple[str, str], tuple[types.Provider, types.ModelInfo] | None] = {}
+        self._tariffs: dict[tuple[int, int], tuple[types.ModelPrice, Tariff]] = {}
+
+    def rate(
+        self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
+    ) -> Charge | Unpriced:
+        """What this usage cost at that time; Unpriced where the book has no such model or the usage makes no sense.
+
+        A tier without a price of its own in the book is rated as standard.
+        """
+        if usage is None:
+            return NO_USAGE
+        if min(usage) < 0:
+            return INVALID_USAGE
+        found = self._find(provider, model)
+        if found is None:
+            return UNKNOWN_MODEL
+        book_provider, book_model = found
+        price = book_model.get_prices(_moment(at_us), _price_context(service_tier))
+        all_input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        tariff = self._tariff(price, all_input)
+        money_in = (
+            usage.input_tokens * tariff.input_tokens
+            + usage.cache_read_tokens * tariff.cache_read_tokens
+            + usage.cache_write_tokens * tariff.cache_write_tokens
+            + tariff.request
+        )
+        money_out = usage.output_tokens * tariff.output_tokens + usage.reasoning_tokens * tariff.reasoning_tokens
+        total = _rounded(money_in + money_out)
+        if total > NANOUSD_MAX:
+            return INVALID_USAGE
+        output = min(_rounded(money_out), total)
+        return Charge(total, total - output, output, book_provider.id, book_model.id)
+
+    def _find(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
+        key = provider, model
+        try:
+            return self._found[key]
+        except KeyError:
+            if len(self._found) >= LOOKUPS_MAX:
+                self._found.clear()
+            found = self._found[key] = self._look_up(provider, model)
+            return found
+
+    def _look_up(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
+        for provider_id, reference in _spellings(provider, model):
+            try:
+                found = self._snapshot.find_provider_model(reference, None, provider_id, None)
+            except LookupError:
+                continue
+            if reference.startswith(FINE_TUNED) and not found[1].id.startswith(FINE_TUNED):
+                continue  # a loose match of the base model: its price isn't the tuned model's
+            return found
+        return None
+
+    def _tariff(self, price: types.ModelPrice, all_input_tokens: int) -> Tariff:
+        """The tariff at this size of the prompt, from the cache."""
+        tier = _tier(price, all_input_tokens)
+        key = id(price), tier
+        known = self._tariffs.get(key)
+        if known is not None and known[0] is price:
+            return known[1]
+        if len(self._tariffs) >= TARIFFS_MAX:
+            self._tariffs.clear()
+        tariff = _probe(_at_tier(price, all_input_tokens))
+        self._tariffs[key] = price, tariff  # with the price, so that its id isn't given to another meanwhile
+        return tariff
+
+
+def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
+    """The call's usage; None where the provider gave none."""
+    if call.input_tokens is None and call.output_tokens is None and call.cache_read_tokens is None:
+        return None
+    return TokenUsage(
+        call.input_tokens or 0,
+        call.cache_read_tokens or 0,
+        call.cache_write_tokens or 0,
+        call.output_tokens or 0,
+        call.reasoning_tokens or 0,
+    )
+
+
+def rate_model_call(call: ModelCallCompleted, prices: PriceBook) -> Charge | Unpriced:
+    """The charge of a call by the model that answered, or by the one that was asked for where that isn't known.
+
+    A tuned model is only ever rated by its own name: some gateways answer with the name of its base.
+    """
+    usage = usage_of(call)
+    asked, answered = call.requested_model, call.answered_model
+    names = [asked] if FINE_TUNED in asked else [name for name in (answered, asked) if name]
+    rated: Charge | Unpriced = UNKNOWN_MODEL if usage is not None else NO_USAGE
+    for name in names:
+        rated = prices.rate(call.provider, name, usage, at_us=call.occurred_at, service_tier=call.service_tier)
+        if isinstance(rated, Charge):
+            break
+    return rated
+
+
+def _spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
+    """Ways to read the names, most literal first: gateways put the maker in front, as in `xai/grok-3`.
+
+    Only a name without any provider is looked for among all makers: a local model may be called like a sold one.
+    """
+    provider, reference = provider.strip().lower(), model.strip().lower().removeprefix("@")
+    tried: list[tuple[str | None, str]] = [(provider, reference)] if provider else []
+    rest = reference
+    while "/" in rest:
+        prefix, rest = rest.split("/", 1)
+        tried.append((prefix, rest))
+    if not tried:
+        tried.append((None, reference))
+    return tried
+
+
+def _moment(at_us: int) -> datetime:
+    return datetime.fromtimestamp(min(max(at_us, 0), LAST_MOMENT_US) / 1e6, UTC)
+
+
+def _price_context(service_tier: str) -> dict[str, str] | None:
+    if not service_tier:
+        return None
+    return {"processing": "batch"} if service_tier == "batch" else {"service_tier": service_tier}
+
+
+def _tier(price: types.ModelPrice, all_input_tokens: int) -> int:
+    """The highest start of a tier that this size of the prompt has passed; -1 for the base price."""
+    start = -1
+    for value in vars(price).values():
+        if isinstance(value, types.TieredPrices):
+            for tier in value.tiers:
+                if start < tier.start < all_input_tokens:
+                    start = tier.start
+    return start
+
+
+def _at_tier(price: types.ModelPrice, all_input_tokens: int) -> types.ModelPrice:
+    """The same prices with each tiered one replaced by what applies at this size of the prompt."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(price).items():
+        if isinstance(value, types.TieredPrices):
+            passed = [tier.price for tier in value.tiers if all_input_tokens > tier.start]
+            flat[name] = passed[-1] if passed else value.base
+        else:
+            flat[name] = value
+    return types.ModelPrice(**flat)
+
+
+def _probe(price: types.ModelPrice) -> Tariff:
+    """Ask the library what a million tokens of each kind cost: so its rules of what contains what hold here too."""
+    empty = _total(price)
+
+    def per_token(**usage: int) -> int:
+        return (_total(price, **usage) - empty) // PROBE_TOKENS
+
+    return Tariff(
+        input_tokens=per_token(input_tokens=PROBE_TOKENS),
+        cache_read_tokens=per_token(input_tokens=PROBE_TOKENS, cache_read_tokens=PROBE_TOKENS),
+        cache_write_tokens=per_token(input_tokens=PROBE_TOKENS, cache_write_tokens=PROBE_TOKENS),
+        output_tokens=per_token(output_tokens=PROBE_TOKENS),
+        reasoning_tokens=per_token(output_tokens=PROBE_TOKENS, output_reasoning_tokens=PROBE_TOKENS),
+        request=empty,
+    )
+
+
+def _total(price: types.ModelPrice, **usage: int) -> int:
+    """The library's price in billionths of a nano-dollar."""
+    usd: Decimal = price.calc_price(genai_prices.Usage(**usage))["total_price"]
+    return int(usd * 10**9 * SCALE)
+
+
+def _rounded(amount: int) -> int:
+    """Billionths of a nano-dollar to nano-dollars, half to even."""
+    whole, rest = divmod(amount, SCALE)
+    return whole + (rest * 2 > SCALE or (rest * 2 == SCALE and whole % 2 == 1))

@@ -1,0 +1,142 @@
+"""The tables of the trail: `agentledger.ledger`, whose typed columns come from the catalogue, and the writer's own two.
+
+A field of a record is a column of its own name; the same name means the same type in every record. Tables are only
+ever expanded: a new field is a new column.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from agentledger.schemas.catalogue import current_schemas
+from agentledger.schemas.errors import SchemaError
+
+DATABASE = "agentledger"
+LEDGER = f"{DATABASE}.ledger"
+BATCHES = f"{DATABASE}.ledger_batches"
+CLAIMS = f"{DATABASE}.ledger_claims"
+
+# Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
+_FEW_VALUES = frozenset(
+    """tenant_id agent_id agent_version workflow environment source tool tool_version requestor provider
+    requested_model answered_model model status verdict enforced rule policy policy_version engine severity scope metric
+    kind price_source price_version unpriced_reason effect risk_tier run_status on_exceeded on_budget_exceeded command
+    service_tier error_type finish_reason prompt_version toolset_version reversible undo""".split()
+)
+_PLAIN = {"string": "String", "long": "Int64", "double": "Float64", "boolean": "Bool"}
+_LOGICAL = {"uuid": "UUID", "timestamp-micros": "DateTime64(6, 'UTC')"}
+
+
+class Column(NamedTuple):
+    """One typed column. `input_type` is what an INSERT declares: parsing straight into LowCardinality is slow."""
+
+    name: str
+    type: str
+    input_type: str
+
+
+EVIDENCE: tuple[tuple[str, str], ...] = (
+    ("topic", "LowCardinality(String)"),
+    ("topic_id", "UUID"),
+    ("partition", "UInt32"),
+    ("offset", "Int64 CODEC(Delta, ZSTD)"),
+    ("log_index", "UInt64 CODEC(Delta, ZSTD)"),
+    ("ledger_time", "DateTime64(6, 'UTC') CODEC(Delta, ZSTD)"),
+    ("batch_time", "DateTime64(6, 'UTC')"),
+    ("event_type", "LowCardinality(String)"),
+    ("poison_reason", "LowCardinality(String)"),
+    ("occurrence", "Enum8('first' = 0, 'duplicate' = 1, 'conflict' = 2)"),
+    ("schema_id", "UInt32"),
+    ("schema_sha256", "FixedString(32)"),
+    ("key", "String"),
+    ("key_sha256", "FixedString(32)"),
+    ("headers", "String"),
+    ("headers_sha256", "FixedString(32)"),
+    ("value_sha256", "FixedString(32) CODEC(NONE)"),
+    ("leaf_hash", "FixedString(32) CODEC(NONE)"),
+    ("raw", "String CODEC(ZSTD(3))"),
+)
+
+
+def column_of(field: dict[str, Any]) -> Column:
+    """The column of one Avro field. Raises SchemaError where the type has no column type."""
+    name, kind = field["name"], field["type"]
+    nullable = isinstance(kind, list)
+    if nullable:
+        others = [item for item in kind if item != "null"]
+        if len(others) != 1 or kind[0] != "null":
+            raise SchemaError(f"field {name} is a union of more than null and one type")
+        kind = others[0]
+    base = _base_type(name, kind)
+    if nullable:
+        if "(" in base and not base.startswith("DateTime64"):
+            raise SchemaError(f"field {name} is a nullable {base}, which ClickHouse doesn't have")
+        return Column(name, f"Nullable({base})", f"Nullable({base})")
+    return Column(name, f"LowCardinality({base})" if name in _FEW_VALUES and base == "String" else base, base)
+
+
+def _base_type(name: str, kind: Any) -> str:
+    if isinstance(kind, dict):
+        if kind.get("logicalType") in _LOGICAL:
+            return _LOGICAL[kind["logicalType"]]
+        if kind["type"] == "map" and kind["values"] == "string":
+            return "Map(String, String)"
+        if kind["type"] == "array" and kind["items"] == "string":
+            return "Array(String)"
+        kind = kind["type"]
+    if not isinstance(kind, str) or kind not in _PLAIN:
+        raise SchemaError(f"field {name} has a type without a column: {kind}", next_step="add it to sinks/tables.py")
+    return _PLAIN[kind]
+
+
+@cache
+def typed_columns() -> dict[str, Column]:
+    """Column name to column, over all records of the catalogue, envelope first. Raises SchemaError on a collision."""
+    columns: dict[str, Column] = {}
+    for record, schema in current_schemas().items():
+        for field in schema["fields"]:
+            column = column_of(field)
+            if columns.setdefault(column.name, column) != column:
+                raise SchemaError(f"field {column.name} of {record} has another type than in other records")
+    return columns
+
+
+def table_statements() -> list[str]:
+    """The statements that make the tables, or bring older ones up to date. Each can be repeated."""
+    typed = typed_columns().values()
+    columns = [f"`{name}` {kind}" for name, kind in EVIDENCE] + [f"`{column.name}` {column.type}" for column in typed]
+    return [
+        f"CREATE DATABASE IF NOT EXISTS {DATABASE}",
+        _create_ledger(columns),
+        f"ALTER TABLE {LEDGER} " + ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns),
+        f"""CREATE TABLE IF NOT EXISTS {BATCHES} (
+    topic LowCardinality(String), topic_id UUID, partition UInt32,
+    first_offset Int64, last_offset Int64, first_index UInt64, last_index UInt64, rows UInt64,
+    last_ledger_time DateTime64(6, 'UTC'), max_event_id String, skipped_offsets Int64,
+    batch_time DateTime64(6, 'UTC'), claim_id UUID, written_at DateTime64(6, 'UTC')
+) ENGINE = MergeTree ORDER BY (topic_id, partition, last_index)
+COMMENT 'One row per log and flush: what it says is written, is written. The last row is where the writer stands'""",
+        f"""CREATE TABLE IF NOT EXISTS {CLAIMS} (
+    topic LowCardinality(String), topic_id UUID, partition UInt32, epoch UInt64, claim_id UUID,
+    claimed_at DateTime64(6, 'UTC')
+) ENGINE = MergeTree ORDER BY (topic_id, partition, epoch, claim_id)
+COMMENT 'Which writer may write which log: the highest epoch. An INSERT of any other writer is refused'""",
+    ]
+
+
+def _create_ledger(columns: list[str]) -> str:
+    body = ",\n    ".join(
+        [
+            *columns,
+            "INDEX by_run run_id TYPE bloom_filter(0.01) GRANULARITY 1",
+            "PROJECTION by_event_id (SELECT _part_offset ORDER BY UUIDToNum(event_id))",
+            "PROJECTION by_log (SELECT _part_offset ORDER BY topic_id, partition, log_index)",
+        ]
+    )
+    return f"""CREATE TABLE IF NOT EXISTS {LEDGER} (
+    {body}
+) ENGINE = MergeTree
+PARTITION BY toYYYYMM(batch_time)
+ORDER BY (tenant_id, agent_id, ledger_time)
+COMMENT 'The trail: every record of every log, with its exact bytes and its leaf; read the views, not this'"""
