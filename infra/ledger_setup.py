@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import clickhouse_connect
-from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
-
 from agentledger.infra.settings import Settings, hide_password
 from agentledger.infra.topic_admin import create_topics, touch_topics
 from agentledger.processors import worker_topics
 from agentledger.schemas.errors import StoreError
 from agentledger.schemas.topics import ALL_TOPICS
 from agentledger.sinks import migrate
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka.admin import NewTopic
 
 
 def prepare_kafka(
     kafka: dict[str, Any], *, partitions: int, replication_factor: int, can_create_topics: bool = True
 ) -> list[str]:
     """Create the topics that are missing; their names. Raises BrokerError, ConfigurationError."""
-    extra = worker_topics(partitions, replication_factor)
+    extra = [
+        NewTopic(topic.name, topic.partitions, replication_factor, config=topic.config)
+        for topic in worker_topics(partitions)
+    ]
     if not can_create_topics:
         names = [topic.name for topic in ALL_TOPICS] + [topic.topic for topic in extra]
         touch_topics(kafka, names)
@@ -33,11 +36,12 @@ def prepare_clickhouse(url: str, settings: Settings) -> None:
     migrate(open_clickhouse(url, settings))
 
 
-def open_clickhouse(url: str, settings: Settings) -> Client:
+def open_clickhouse(url: str, settings: Settings, *, database: str = "default") -> Client:
     """A client of the ClickHouse at `url`. Raises StoreError where it doesn't answer."""
     try:
         return clickhouse_connect.get_client(
             dsn=url,
+            database=database,
             username=settings.clickhouse_user,
             password=settings.clickhouse_password.get_secret_value(),
             autogenerate_session_id=False,

@@ -56,7 +56,8 @@ class AcknowledgedProducer:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self._failure is None:
-            self._failure = f"a record for {message.topic()}, partition {message.partition()}, was refused: {error.str()}"
+            where = f"{message.topic()}, partition {message.partition()}"
+            self._failure = f"a record for {where} was refused: {error.str()}"
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -90,7 +90,7 @@ def _raise_mark(marks: dict[str, int], producer_id: str, seq: int) -> None:
 class RunState:
     """One run as folded up to `last_offset` of its source partition. Money in nano-dollars, times in microseconds.
 
-    `used` and `crossed` are in the order of `budgets.METRICS`. `used` counts the agent's own calls, the totals count all.
+    `used` and `crossed` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals all.
     """
 
     tenant_id: str
@@ -157,4 +157,3 @@ def folded_up_to(value: bytes) -> int:
     """The source offset that encoded state is folded up to, read without decoding the rest."""
     offset: int = _HEAD.unpack_from(value, 1)[0]
     return offset
-

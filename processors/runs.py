@@ -233,7 +233,7 @@ def _unpriced_alert(state: RunState, call: ModelCallCompleted, model: str, reaso
         alert_id=content_id(0, "alert", "unpriced_model", state.tenant_id, provider, model),
         rule="unpriced_model",
         severity="warning",
-        summary=f"no price for model {_short(model) or '(no name)'} of provider {_short(provider) or '(none)'}: {reason}",
+        summary=f"no price for model {_short(model) or '(none)'} of provider {_short(provider) or '(none)'}: {reason}",
         scope="model",
         scope_value=model,
         trigger_event_ids=[call.event_id],

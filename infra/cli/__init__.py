@@ -15,6 +15,7 @@ _MODULES = {
     "up": "stack",
     "down": "stack",
     "status": "stack",
+    "env": "stack",
     "demo": "demo",
     "import": "imports",
     "query": "analyst",

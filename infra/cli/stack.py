@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 from agentledger.infra.local_stack import local_stack
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.infra.stack import StackConfig, find_running, spawn_detached, status, stop_running
+from agentledger.schemas.errors import StackError
 from rich.console import Console
 from rich.table import Table
 
@@ -79,4 +81,16 @@ def show_status(data_dir: Path | None) -> int:
     return 0 if all(service.state in {"running", "ready"} for service in services) else 3
 
 
-COMMANDS = {"up": up, "down": down, "status": show_status}
+@click.command()
+@data_dir_option
+def env(data_dir: Path | None) -> None:
+    """Print where the local stack listens, as shell exports: eval "$(agentledger env)"."""
+    folder = settings_for(data_dir).data_dir.expanduser().resolve()
+    running = find_running(folder, lambda line: click.echo(line, err=True))
+    if running is None or running.endpoints is None:
+        raise StackError(f"nothing runs on {folder}", next_step="agentledger up --detach starts it")
+    for name, value in running.endpoints.env().items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+COMMANDS = {"up": up, "down": down, "status": show_status, "env": env}

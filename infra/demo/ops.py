@@ -42,7 +42,9 @@ def restart_service(ledger: Ledger, clock: StoryClock, rng: random.Random) -> No
 def ask_person(run: object, clock: StoryClock, rng: random.Random, service: str) -> bool:
     """Ask the person on call; most say yes, some minutes later."""
     approval_id = f"approval-{rng.randint(1, 10**9)}"
-    run.approval_requested(approval_id=approval_id, action="restart", target=f"service:{service}", requested_from="on call")  # type: ignore[attr-defined]
+    run.approval_requested(
+        approval_id=approval_id, action="restart", target=f"service:{service}", requested_from="on call"
+    )  # type: ignore[attr-defined]
     clock.pass_ms(rng.uniform(1, 30) * 60_000)
     verdict = "approved" if rng.random() < 0.8 else "rejected"
     run.approval_decided(approval_id=approval_id, verdict=verdict, decided_by="on call")  # type: ignore[attr-defined]

@@ -33,7 +33,9 @@ def refund_request(ledger: Ledger, clock: StoryClock, rng: random.Random) -> Non
         run_id = run.run_id
     if rng.random() < 0.94:  # the rest is never followed up: unaccounted
         clock.pass_ms(rng.uniform(1, 48) * 3_600_000)
-        ledger.outcome(run_id, success=amount_usd <= REFUND_CAP_USD and rng.random() < 0.93, verified_by="refund ledger")
+        ledger.outcome(
+            run_id, success=amount_usd <= REFUND_CAP_USD and rng.random() < 0.93, verified_by="refund ledger"
+        )
 
 
 def refund(run: Run, clock: StoryClock, rng: random.Random, order: str, amount_usd: float) -> None:

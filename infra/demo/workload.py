@@ -1,7 +1,7 @@
 """A believable day of support, coding and ops agents: retries, loops, denials, escalations, late outcomes.
 
-Everything is drawn from one seeded generator and a clock of its own, so that a seed always gives the same story; nothing
-sleeps. The agents are invented; they record through the SDK exactly as a user's agent would.
+Everything is drawn from one seeded generator and a clock of its own, so that a seed always gives the same story;
+nothing sleeps. The agents are invented; they record through the SDK exactly as a user's agent would.
 """
 
 from __future__ import annotations

@@ -235,6 +235,8 @@ def import_files(
                     on_progress(Progress(index, len(found.files), str(path), report.runs, report.event_count))
         except ImportFormatError as error:
             report.reject(Rejected(error.where or str(path), error.what))
+        except RecursionError:
+            report.reject(Rejected(str(path), "the JSON is nested too deeply"))
     if on_progress is not None:
         on_progress(Progress(len(found.files), len(found.files), "", report.runs, report.event_count))
     return report

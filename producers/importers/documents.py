@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,15 @@ LINE_BYTES_MAX = 64 << 20  # the longest line seen in practice has 0.2 MB
 GZIP_MAGIC = b"\x1f\x8b"
 
 
-def open_inflated(path: Path) -> io.BufferedIOBase:
+@contextmanager
+def open_inflated(path: Path) -> Iterator[io.BufferedIOBase]:
     """The file's bytes, inflated where they are gzip (told by the content, not by the name)."""
     try:
         raw = path.open("rb")
     except OSError as error:
         raise ImportFormatError(f"can't open the file: {error.strerror}", where=str(path)) from error
-    packed = raw.peek(2)[:2] == GZIP_MAGIC
-    return gzip.GzipFile(fileobj=raw) if packed else raw
+    with raw:
+        yield gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP_MAGIC else raw
 
 
 def read_document(path: Path) -> Any:
@@ -63,7 +65,7 @@ def parse_json(content: bytes | str, *, where: str = "") -> Any:
         return json.loads(content, parse_float=Decimal, parse_constant=_refuse_constant)
     except RecursionError:
         raise ImportFormatError("the JSON is nested too deeply", where=where) from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise ImportFormatError(f"not valid JSON: {error}", where=where) from None
 
 

@@ -50,7 +50,7 @@ RUN_STATUS = {
     "too_many_errors": "failed",
     "agent_error": "failed",
 }
-_PROSE_COST = re.compile(r"^cost: ([0-9.eE+-]+?)\.? ?(?:Error:|$)", re.MULTILINE)
+_PROSE_COST = re.compile(r"^cost: (\d+(?:\.\d+)?(?:[eE]-?\d{1,3})?)(?:\. Error:|$)", re.MULTILINE)
 _PROSE_REASON = re.compile(r"Error: (.*)", re.DOTALL)
 
 
@@ -252,7 +252,7 @@ class _Simulation:
             input_digest=digest_and_size(prose)[0],
         )
         price = _PROSE_COST.search(prose)
-        amount = cost_nanousd(price.group(1).rstrip(".")) if price else 0
+        amount = cost_nanousd(price.group(1)) if price else 0
         self.left_over.append(Unmapped("cost of a rejected attempt, only in prose", amount_nanousd=amount or 0))
 
     def _tool_call(self, index: int, parent: str | None) -> None:

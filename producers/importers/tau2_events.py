@@ -94,6 +94,9 @@ def parse(results: Any, log: Lines, observed: Lines, options: ImportOptions, ori
         _take_observation(observation, runs, counts)
     views = {run.simulation_id: _view_of(run, results) for run in runs}
     yield from tau2.parse(results, options, origin, views)
+    for run in runs:
+        if run.intents:
+            counts["observer event that no tool call goes with"] += len(run.intents)
     for kind, count in sorted(counts.items()):
         yield Unmapped(kind, count, example=origin)
 

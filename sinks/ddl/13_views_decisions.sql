@@ -7,7 +7,7 @@ CREATE OR REPLACE VIEW agentledger.policy_decisions
     verdict LowCardinality(String) COMMENT 'allow, deny, require_approval, …',
     enforced LowCardinality(String) COMMENT 'What was then done: allowed, blocked, observed (nothing was stopped), …',
     policy LowCardinality(String) COMMENT 'Name of the policy',
-    policy_version String COMMENT 'Its version',
+    policy_version LowCardinality(String) COMMENT 'Its version',
     rule LowCardinality(String) COMMENT 'The rule that decided',
     engine LowCardinality(String) COMMENT 'The policy engine',
     risk_tier LowCardinality(String) COMMENT 'Risk tier of the action',
@@ -235,8 +235,8 @@ CREATE OR REPLACE VIEW agentledger.state_changes
     after_digest String COMMENT 'Digest of its state after',
     before_ref String COMMENT 'Where the state before is kept',
     after_ref String COMMENT 'Where the state after is kept',
-    reversible String COMMENT 'Whether it can be undone',
-    undo String COMMENT 'How it can be undone',
+    reversible LowCardinality(String) COMMENT 'Whether it can be undone',
+    undo LowCardinality(String) COMMENT 'How it can be undone',
     undoes_event_id Nullable(UUID) COMMENT 'The change that this one undoes',
     tool_call_event_id Nullable(UUID) COMMENT 'The tool call that made it',
     tenant_id LowCardinality(String) COMMENT 'Whose ledger this is',
@@ -286,7 +286,7 @@ COMMENT 'One row per change of something outside the agent';
 
 CREATE OR REPLACE VIEW agentledger.controls
 (
-    command String COMMENT 'What agents are told to do',
+    command LowCardinality(String) COMMENT 'What agents are told to do',
     scope LowCardinality(String) COMMENT 'tenant, team, agent, workflow, user, run or label:NAME',
     scope_value String COMMENT 'Which one of that scope',
     reason String COMMENT 'Why',

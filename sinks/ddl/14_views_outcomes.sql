@@ -188,7 +188,7 @@ CREATE OR REPLACE VIEW agentledger.budget_events
     used_amount Int64 COMMENT 'Used after this event',
     limit_amount Int64 COMMENT 'The limit, in threshold and limit events',
     threshold_percent Int64 COMMENT 'The threshold in percent of the limit, in threshold events',
-    on_exceeded String COMMENT 'What the budget asks for at its limit',
+    on_exceeded LowCardinality(String) COMMENT 'What the budget asks for at its limit',
     hold_id String COMMENT 'Ties hold, settlement and release',
     reason String COMMENT 'Why a hold was released',
     trigger_event_id Nullable(UUID) COMMENT 'The event whose usage crossed the line',

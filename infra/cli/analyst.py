@@ -1,0 +1,64 @@
+"""`agentledger query`, `run`, `scoreboard`: looking at the trail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from agentledger.infra.endpoints import clickhouse_url
+from agentledger.infra.ledger_setup import open_clickhouse
+from agentledger.infra.settings import Settings, load_settings
+from rich.console import Console
+
+
+def connect(settings: Settings) -> Any:
+    """A client of the configured ClickHouse, or of the running local stack's."""
+    return open_clickhouse(clickhouse_url(settings), settings, database="agentledger")
+
+
+@click.command()
+@click.argument("sql")
+@click.option("--format", "output_format", type=click.Choice(["pretty", "json", "csv"]), default="pretty")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Fills {NAME:Type} on the server.")
+def query(sql: str, output_format: str, params: tuple[str, ...]) -> None:
+    """Ask the ledger in SQL (read-only). The views are in the database agentledger, which is the default."""
+    from agentledger.sinks import print_result
+    from agentledger.sinks import query as ask
+
+    settings = load_settings()
+    result = ask(
+        connect(settings),
+        sql,
+        parameters=dict(_name_value(param) for param in params),
+        time_s_max=settings.query_time_s_max,
+        rows_max=settings.query_rows_max,
+    )
+    print_result(Console(), result, output_format)
+
+
+def _name_value(param: str) -> tuple[str, str]:
+    name, equals, value = param.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{param!r} is not NAME=VALUE", param_hint="--param")
+    return name, value
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--tenant", default=None, help="Where the same run id exists for several tenants.")
+def run(run_id: str, tenant: str | None) -> None:
+    """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
+    from agentledger.sinks import run_rows, timeline
+
+    Console().print(timeline(run_rows(connect(load_settings()), run_id, tenant)))
+
+
+@click.command()
+def scoreboard() -> None:
+    """Show per workflow: runs, success, cost, cost per successful outcome, escalations, denials, alerts."""
+    from agentledger.sinks import scoreboard_rows, scoreboard_table
+
+    Console().print(scoreboard_table(scoreboard_rows(connect(load_settings()))))
+
+
+COMMANDS = {"query": query, "run": run, "scoreboard": scoreboard}

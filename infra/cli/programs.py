@@ -1,0 +1,78 @@
+"""`agentledger writer`, `packer`, `worker`: the programs that run all the time, each alone or under the local stack."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+import click
+from agentledger.infra.endpoints import clickhouse_url, kafka_config
+from agentledger.infra.settings import Settings, load_settings
+
+
+def start_logging(settings: Settings) -> None:
+    """One line per message on standard error, with the time in UTC."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("aiokafka", "faust", "mode", "urllib3"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+
+
+def stop_on_signal() -> threading.Event:
+    """An event that SIGTERM or SIGINT sets."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+@click.command()
+def writer() -> None:
+    """Write every record of the ledger's topics to ClickHouse, once and in order."""
+    from agentledger.sinks import WriterConfig, run_writer
+
+    settings = load_settings()
+    start_logging(settings)
+    config = WriterConfig(
+        kafka=kafka_config(settings),
+        clickhouse_url=clickhouse_url(settings),
+        clickhouse_user=settings.clickhouse_user,
+        clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        schema_registry_url=settings.schema_registry_url,
+        batch_rows_max=settings.writer_batch_rows_max,
+        linger_ms_max=settings.writer_linger_ms_max,
+    )
+    run_writer(config, stop_on_signal())
+
+
+@click.command()
+def packer() -> None:
+    """Join events into packed messages for the workers."""
+    from agentledger.processors import PackerConfig, run_packer
+
+    settings = load_settings()
+    start_logging(settings)
+    run_packer(
+        PackerConfig(kafka=kafka_config(settings), linger_ms_max=settings.packer_linger_ms_max), stop_on_signal()
+    )
+
+
+@click.command()
+def worker() -> None:
+    """Work out charges, run budgets and cost per outcome (Faust)."""
+    from agentledger.processors import WorkerConfig, run_worker
+
+    settings = load_settings()
+    start_logging(settings)
+    run_worker(
+        WorkerConfig(
+            kafka=kafka_config(settings),
+            data_dir=Path(settings.data_dir) / "worker",
+            schema_registry_url=settings.schema_registry_url,
+            partitions=settings.kafka_partitions,
+        )
+    )
+
+
+COMMANDS = {"writer": writer, "packer": packer, "worker": worker}

@@ -1,0 +1,243 @@
+"""The worker: Faust gives group, assignment and changelog recovery; folding and writing are ours.
+
+Per batch of packed messages, in this order: derived events acknowledged, then the states they follow from acknowledged
+by the changelog, then the input acknowledged. Whatever goes wrong ends the process at once with EXIT_FAILED, because
+Faust would acknowledge a message whose handler raised; the next start goes on from what was acknowledged, and the
+same input gives the same bytes again.
+
+A run's state is kept for good: some 1 kB per run, up to 70 kB for one of thousands of events. Plan memory and
+recovery time (some 10,000 runs a second) by the runs in the changelog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faust
+from agentledger.processors.acknowledged import AcknowledgedProducer
+from agentledger.processors.packing import unpack
+from agentledger.processors.programs import EXIT_FAILED, die, say_ready
+from agentledger.processors.rating import GenaiPriceBook
+from agentledger.processors.run_fold import RunFold
+from agentledger.processors.run_table import RunTable
+from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
+from agentledger.processors.watchdog import Watchdog
+from agentledger.schemas.codec import Codec
+from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.ports import PriceBook
+from agentledger.schemas.registry import open_registry
+from agentledger.schemas.topics import PACKED
+
+BATCH_MESSAGES_MAX = 8  # packed messages per batch: up to 4,000 events, so some 0.4 s at most from first to last
+WAITING_MESSAGES_MAX = 32  # taken from Faust and not yet folded
+STREAM_BUFFER_MESSAGES = 32  # within Faust, at up to 1 MiB each
+STOP_SECONDS = 20.0  # for leaving the group; what is lost by a cut-off stop is only time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker needs. `kafka` holds librdkafka's settings, bootstrap.servers at least."""
+
+    kafka: dict[str, Any] = field(repr=False)
+    data_dir: Path
+    partitions: int
+    schema_registry_url: str = ""
+    schema_registry_auth: str = field(default="", repr=False)
+    session_timeout_s: float = 10.0
+    stalled_after_s: float = 60.0  # no progress for this long, with input waiting, ends the process
+    commit_interval_s: float = 1.0
+
+
+class Worker:
+    """One Faust app with its table and its loop over packed messages."""
+
+    def __init__(self, config: WorkerConfig, prices: PriceBook | None = None) -> None:
+        self.app = build_app(config)
+        changelog = self.app.topic(
+            CHANGELOG,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=config.partitions,
+            internal=True,
+            compacting=True,
+            deleting=False,
+            allow_empty=True,
+        )
+        self.table: RunTable = self.app.Table(
+            "runs", key_type=bytes, value_type=bytes, partitions=config.partitions, changelog_topic=changelog
+        )
+        codec = Codec(open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth))
+        self.fold = RunFold(codec, prices or GenaiPriceBook(), self.table.stored)
+        self.watchdog = Watchdog(config.kafka, PACKED.name, config.stalled_after_s)
+        self._output = AcknowledgedProducer(config.kafka)
+        self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
+        self._next_offset: dict[int, int] = {}
+        self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
+        packed = self.app.topic(PACKED.name, value_serializer="raw", value_type=bytes, allow_empty=True)
+        self.app.agent(packed, name="runs", concurrency=1)(or_die(self._receive))
+        self.app.task(or_die(self._work))
+        self.table.on_recover(or_die(self._recovered))
+        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    async def _receive(self, stream: Any) -> None:
+        """Hand messages over without acknowledging them, so that several can be folded at a time."""
+        async for event in stream.noack().events():
+            await self._waiting.put(event)
+
+    async def _work(self, *_: Any) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < BATCH_MESSAGES_MAX and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            async with self._folding:
+                await self._fold_batch(batch)
+
+    async def _fold_batch(self, batch: list[Any]) -> None:
+        for event in batch:
+            message = event.message
+            self._check_dense(message.partition, message.offset)
+            self._fold_message(message.partition, message.value)
+            await asyncio.sleep(0)  # Faust's own tasks, heartbeats of commits among them, get their turn
+        await self._output.settled()
+        changed = self.fold.take_changed()
+        for partition, key, value in changed:
+            self._output.send(CHANGELOG, partition, key, value)
+        await self._output.settled()
+        for partition, key, value in changed:
+            self.table.put(partition, key, value)
+        for event in batch:
+            event.ack()
+            self.watchdog.position(event.message.partition, event.message.offset + 1)
+
+    def _fold_message(self, partition: int, value: bytes) -> None:
+        for record in unpack(value):
+            for topic, key, derived in self.fold.take(partition, record):
+                self._output.send(topic, partition, key, derived)
+
+    def _check_dense(self, partition: int, offset: int) -> None:
+        """Going back is a redelivery; a jump ahead means that input was lost on the way to here."""
+        expected = self._next_offset.get(partition)
+        if expected is not None and offset > expected:
+            raise BrokerError(
+                f"offsets jump from {expected - 1} to {offset}",
+                where=f"{PACKED.name}, partition {partition}",
+                next_step="the worker starts again from the last commit",
+            )
+        self._next_offset[partition] = offset + 1
+
+    async def _recovered(self) -> None:
+        async with self._folding:
+            self.fold.forget()
+            self._next_offset.clear()
+        partitions = {tp.partition for tp in self.app.consumer.assignment() if tp.topic == PACKED.name}
+        self.watchdog.assigned(partitions)
+        log.info("ready: %d partitions, %d runs", len(partitions), len(self.table.data))
+        say_ready()
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        self.watchdog.assigned(set())
+
+
+def build_app(config: WorkerConfig) -> faust.App:
+    """The Faust app, without a web server and without any topic of its own making."""
+    servers = str(config.kafka["bootstrap.servers"]).split(",")
+    app = faust.App(
+        WORKER_GROUP,
+        broker=[f"kafka://{server.strip()}" for server in servers],
+        broker_credentials=credentials(config.kafka),
+        broker_session_timeout=config.session_timeout_s,
+        broker_heartbeat_interval=config.session_timeout_s / 4,
+        broker_rebalance_timeout=60.0,
+        broker_commit_interval=config.commit_interval_s,
+        datadir=config.data_dir,
+        store="memory://",
+        Table=RunTable,
+        table_standby_replicas=0,
+        topic_partitions=config.partitions,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=PACKED.bytes_max,
+        stream_buffer_maxsize=STREAM_BUFFER_MESSAGES,
+        web_enabled=False,
+        loghandlers=[],
+    )
+    app.finalize()
+    return app
+
+
+def credentials(kafka: dict[str, Any]) -> Any:
+    """librdkafka's security settings as Faust takes them; None for plain text."""
+    protocol = str(kafka.get("security.protocol", "PLAINTEXT")).upper()
+    context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location")) if protocol.endswith("SSL") else None
+    if context is not None and "ssl.certificate.location" in kafka:
+        context.load_cert_chain(kafka["ssl.certificate.location"], kafka.get("ssl.key.location"))
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.get("sasl.username"),
+            password=kafka.get("sasl.password"),
+            mechanism=kafka.get("sasl.mechanism", "PLAIN"),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
+def or_die(handler: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """The handler, with every exception ending the process: nothing may reach Faust, which would go on."""
+
+    async def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            await handler(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the one place where everything is caught, to stop
+            die(error)
+
+    return guarded
+
+
+async def _run(config: WorkerConfig, stop: asyncio.Event) -> None:
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    worker = Worker(config)
+    await worker.app.start()
+    worker.watchdog.start()
+    stopping = asyncio.ensure_future(stop.wait())
+    while not stopping.done():
+        await asyncio.wait([stopping], timeout=0.5)
+        if worker.app.crashed:
+            die(worker.app.crash_reason or RuntimeError("Faust crashed without a reason"))
+    started = time.monotonic()
+    try:
+        await asyncio.wait_for(worker.app.stop(), STOP_SECONDS)
+    except TimeoutError:
+        log.warning("left without saying goodbye to the group after %.0f s", time.monotonic() - started)
+
+
+def run_worker(config: WorkerConfig) -> None:
+    """Run until SIGTERM or SIGINT. Writes the ready file once partitions are assigned and their states recovered."""
+    import signal  # noqa: PLC0415
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            await _run(config, stop)
+        except Exception as error:  # noqa: BLE001 - a start that fails must end with the same line and code
+            die(error)
+        logging.shutdown()
+        os._exit(0)  # Faust's threads may outlive a stop
+
+    asyncio.run(main())
+    raise SystemExit(EXIT_FAILED)

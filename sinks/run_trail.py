@@ -1,0 +1,150 @@
+"""One run out of the trail: its row of the view `runs` and its events, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentledger.schemas.errors import UsageError
+from agentledger.schemas.topics import EVENTS, topic_of
+from agentledger.sinks.queries import Client, query
+
+Row = Mapping[str, Any]
+
+EVENTS_MAX = 20_000  # more lines than anyone reads; the longest recorded run has some hundreds
+NEAR_RUNS_MAX = 5
+UNNESTED = {"RunFinished", "OutcomeRecorded"}  # they speak of the whole run
+DEPTH_MAX = 3  # deeper nesting would push the text out of 80 columns
+COLUMNS = (
+    "event_id", "event_type", "tenant_id", "producer_id", "step", "parent_event_id", "occurred_at", "ledger_time",
+    "log_index", "requestor", "answered_model", "requested_model", "tool", "target", "status", "attempt", "error_type",
+    "error_message", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+    "latency_ms", "reported_cost_nanousd", "rated_event_id", "cost_nanousd", "dry_run", "policy", "rule", "verdict",
+    "enforced", "reason", "action", "scope", "scope_value", "metric", "limit_amount", "used_amount",
+    "threshold_percent", "on_exceeded", "trigger_event_id", "trigger_event_ids", "severity", "summary", "success",
+    "score", "verified_by", "result", "source", "evidence_ids", "resource", "decided_by", "requested_from", "command",
+    "task", "first_missing_seq", "last_missing_seq", "arguments_digest",
+)  # fmt: skip
+_WHERE = "WHERE tenant_id = {tenant_id:String} AND run_id = {run_id:String}"
+_RUN = f"SELECT * FROM agentledger.runs {_WHERE}"  # noqa: S608 - constants only
+_EVENTS = (
+    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger {_WHERE} AND occurrence = 'first' AND event_type != ''"  # noqa: S608
+    f" ORDER BY ledger_time, log_index LIMIT {EVENTS_MAX + 1}"
+)
+_FIND = "SELECT tenant_id, run_id FROM agentledger.runs WHERE"
+_LATEST_FIRST = f"ORDER BY first_ledger_time DESC, run_id LIMIT {NEAR_RUNS_MAX}"
+
+
+@dataclass(frozen=True)
+class Trail:
+    """One run: its row of the view `runs`, its events (columns of the ledger), and whether some were left out."""
+
+    run: Row
+    events: list[dict[str, Any]]
+    cut: bool = False
+
+
+def read_trail(client: Client, run_id: str, tenant_id: str | None = None) -> Trail:
+    """The run with this id, or the only one whose id begins so. Raises UsageError where there is none or several."""
+    tenant, found = _find(client, run_id, tenant_id)
+    parameters = {"tenant_id": tenant, "run_id": found}
+    run = query(client, _RUN, parameters=parameters).records()[0]
+    events = query(client, _EVENTS, parameters=parameters).records()
+    return Trail(run, events[:EVENTS_MAX], cut=len(events) > EVENTS_MAX)
+
+
+def _find(client: Client, run_id: str, tenant_id: str | None) -> tuple[str, str]:
+    """The tenant and the full id of the run that is meant."""
+    exact = _runs(client, "run_id = {run_id:String}", run_id, tenant_id)
+    near = exact or _runs(client, "startsWith(run_id, {run_id:String})", run_id, tenant_id)
+    if len(near) == 1:
+        return near[0]
+    if exact:
+        tenants = ", ".join(sorted(tenant for tenant, _ in exact))
+        raise UsageError(f"several tenants have a run {run_id}", next_step=f"name one with --tenant: {tenants}")
+    if near:
+        ids = ", ".join(found for _, found in near)
+        raise UsageError(f"several runs begin with {run_id}", next_step=f"give more of the id, such as {ids}")
+    latest = ", ".join(found for _, found in _runs(client, "true", run_id, tenant_id))
+    raise UsageError(
+        f"no run has the id {run_id}", next_step=f"the latest are {latest}" if latest else "no run is recorded yet"
+    )
+
+
+def _runs(client: Client, condition: str, run_id: str, tenant_id: str | None) -> list[tuple[str, str]]:
+    """Tenant and id of the latest runs under a condition of ours, at most NEAR_RUNS_MAX."""
+    tenant = " AND tenant_id = {tenant_id:String}" if tenant_id else ""
+    parameters = {"run_id": run_id, "tenant_id": tenant_id or ""}
+    found = query(client, f"{_FIND} {condition}{tenant} {_LATEST_FIRST}", parameters=parameters).rows
+    return [(str(row[0]), str(row[1])) for row in found]
+
+
+def is_conclusion(row: Row) -> bool:
+    """True for what a processor or the signer concluded, false for what an agent recorded."""
+    return topic_of(row["event_type"]) is not EVENTS
+
+
+def in_order(events: Sequence[Row]) -> list[tuple[Row, int]]:
+    """Events as they are read, each with its depth: 0, or one more than what it follows from.
+
+    The order is the ledger's, but the events of one producer fill their places in the order of its steps, as a retried
+    delivery may have brought them late. Conclusions stand right after the event that they follow from.
+    """
+    known = {str(row["event_id"]) for row in events}
+    followers: dict[str, list[Row]] = defaultdict(list)
+    facts = []
+    for row in events:
+        trigger = _trigger(row) if is_conclusion(row) else ""
+        if trigger in known and trigger != str(row["event_id"]):
+            followers[trigger].append(row)
+        else:
+            facts.append(row)
+    depths: dict[str, int] = {}
+    placed: list[tuple[Row, int]] = []
+    for fact in _by_step(facts):
+        above = depths.get(str(fact["parent_event_id"]), -1) if fact["event_type"] not in UNNESTED else -1
+        waiting = [(fact, above + 1)]
+        while waiting:  # not by recursion: a chain of conclusions may be long
+            row, depth = waiting.pop()
+            event_id = str(row["event_id"])
+            depths[event_id] = min(depth, DEPTH_MAX)
+            placed.append((row, depths[event_id]))
+            waiting.extend((follower, depth + 1) for follower in reversed(followers.pop(event_id, [])))
+    placed.extend((row, 0) for rows in followers.values() for row in rows)  # those that follow from each other
+    return placed
+
+
+def _by_step(events: list[Row]) -> list[Row]:
+    """Each producer's places stay its places; within them its steps count."""
+    mine: dict[str, list[Row]] = defaultdict(list)
+    for row in events:
+        mine[row["producer_id"]].append(row)
+    # An outcome comes when it comes: its step says nothing.
+    ordered = {
+        producer: iter(sorted(rows, key=lambda row: (row["event_type"] == "OutcomeRecorded", row["step"])))
+        for producer, rows in mine.items()
+    }
+    return [next(ordered[row["producer_id"]]) for row in events]
+
+
+def _trigger(row: Row) -> str:
+    """What a conclusion follows from: the event it names, or the last of those it names; empty where it names none."""
+    if row["event_type"] == "CostRated":
+        return str(row["rated_event_id"])
+    last = row["trigger_event_ids"][-1] if row["trigger_event_ids"] else None
+    return str(row["trigger_event_id"] or last or row["parent_event_id"] or "")
+
+
+def repeated_ids(events: Iterable[Row]) -> set[str]:
+    """Ids of the tool calls that an earlier one equals in tool, arguments and requestor."""
+    seen: set[tuple[str, str, str]] = set()
+    repeated = set()
+    for row in events:
+        if row["event_type"] == "ToolCallCompleted" and row["arguments_digest"]:
+            call = (row["tool"], row["arguments_digest"], row["requestor"] or "assistant")
+            if call in seen:
+                repeated.add(str(row["event_id"]))
+            seen.add(call)
+    return repeated

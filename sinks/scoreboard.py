@@ -1,0 +1,81 @@
+"""The scoreboard for a terminal: per workflow what runs achieved, what they cost, and what one success cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentledger.schemas.money import format_usd
+from agentledger.sinks.queries import Client, query
+from agentledger.sinks.run_trail import Row
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+NARROW = 100  # columns below which the headings are the short ones
+WORKFLOW_CHARACTERS_MAX = 28
+
+
+def scoreboard_rows(client: Client, tenant_id: str | None = None) -> list[dict[str, Any]]:
+    """Rows of the view `scoreboard`, of one tenant or all, by tenant and workflow. Raises StoreError."""
+    where = " WHERE tenant_id = {tenant_id:String}" if tenant_id else ""
+    sql = f"SELECT * FROM agentledger.scoreboard{where} ORDER BY tenant_id, workflow"  # noqa: S608 - constants only
+    return query(
+        client,
+        sql,
+        parameters={"tenant_id": tenant_id} if tenant_id else None,
+    ).records()
+
+
+def scoreboard(rows: Sequence[Row], width: int = 80) -> RenderableType:
+    """The rows as a table for a terminal of that width, from 80 columns; notes say where a figure is a lower bound."""
+    if not rows:
+        return Text("no run is recorded yet: agentledger demo records some")
+    several = len({row["tenant_id"] for row in rows}) > 1
+    wide = width >= NARROW + (12 if several else 0)
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="bold")
+    if several:
+        table.add_column("tenant", no_wrap=True, max_width=16)
+    table.add_column("workflow", overflow="ellipsis", no_wrap=True, max_width=WORKFLOW_CHARACTERS_MAX, ratio=1)
+    headings = _LONG if wide else _SHORT
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*([Text(row["tenant_id"])] if several else []), Text(row["workflow"] or "(none)"), *_cells(row))
+    return Group(table, *_notes(rows))
+
+
+_LONG = ("runs", "success", "cost", "per success", "tools/run", "escalated", "denied", "budgets", "alerts")
+_SHORT = ("runs", "success", "cost", "/success", "tools", "esc", "deny", "bdgt", "alrt")
+
+
+def _cells(row: Row) -> list[Text]:
+    known = row["successes"] + row["failures"]
+    mark = "*" if row["unpriced_model_calls"] and row["cost_nanousd"] is not None else ""
+    style = "yellow" if mark or row["cost_nanousd"] is None else ""
+    each = row["cost_per_successful_outcome_nanousd"]
+    return [
+        Text(f"{row['runs']:,}"),
+        Text(f"{row['successes']}/{known}" if known else "-", style="green" if row["successes"] else ""),
+        Text(
+            format_usd(row["cost_nanousd"], places=2 if (row["cost_nanousd"] or 0) >= 10**12 else 4) + mark, style=style
+        ),
+        Text(format_usd(each) + mark if each is not None else "-", style="bold"),
+        Text(f"{row['tool_calls_per_run']:.1f}"),
+        *(_count(row[name]) for name in ("escalations", "denials", "budgets_broken", "alerts")),
+    ]
+
+
+def _count(count: int) -> Text:
+    return Text(f"{count:,}", style="red" if count else "dim")
+
+
+def _notes(rows: Sequence[Row]) -> list[Text]:
+    unpriced = sum(row["unpriced_model_calls"] for row in rows)
+    unaccounted = sum(row["unaccounted"] for row in rows)
+    notes = []
+    if unpriced:
+        notes.append(Text(f"* at least: {unpriced:,} model calls have no price", style="yellow"))
+    if unaccounted:
+        notes.append(Text(f"{unaccounted:,} runs have no known outcome; their cost counts", style="dim"))
+    return notes

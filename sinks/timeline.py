@@ -1,0 +1,123 @@
+"""The timeline of one run, for a terminal: every step with its tokens, time and cost, and what was concluded from it.
+
+Steps stand in the order of `run_trail.in_order`; a charge stands in the line of its call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from agentledger.schemas.money import format_usd
+from agentledger.sinks.event_text import (
+    PLACES,
+    clean,
+    duration_text,
+    event_text,
+    offset_text,
+    status_text,
+    success_text,
+    tokens_text,
+    took_text,
+    utc,
+)
+from agentledger.sinks.run_trail import EVENTS_MAX, Row, Trail, in_order, is_conclusion, repeated_ids
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+HIDDEN = {"CostRated", "OutcomeCosted", "BudgetHeld", "BudgetSettled", "BudgetReleased"}  # in the lines and the totals
+
+
+def timeline(trail: Trail) -> RenderableType:
+    """The run as lines for `rich`: who and what, then one line per event, then the totals. Readable from 80 columns."""
+    charges = {
+        str(row["rated_event_id"]): row["cost_nanousd"] for row in trail.events if row["event_type"] == "CostRated"
+    }
+    placed = [(row, depth) for row, depth in in_order(trail.events) if row["event_type"] not in HIDDEN]
+    started = trail.run["started_at"]
+    repeated = repeated_ids(row for row, _ in placed)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
+    for name in ("time", "step"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what", ratio=1, overflow="fold")
+    for name in ("tokens", "took", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, depth in placed:
+        table.add_row(*_line(row, depth, started, charges, str(row["event_id"]) in repeated))
+    parts: list[RenderableType] = [*_heading(trail), Text(), table]
+    if trail.cut:
+        parts.append(Text(f"… only the first {EVENTS_MAX:,} events are shown", style="yellow"))
+    return Group(*parts, Text(), _totals(trail.run))
+
+
+def _line(row: Row, depth: int, started: datetime, charges: Mapping[str, int | None], repeated: bool) -> list[Text]:
+    """The six cells of one event."""
+    kind = row["event_type"]
+    what = Text("  " * depth)
+    what.append_text(event_text(row))
+    if repeated:
+        what.append(" repeated", style="yellow")
+    call = kind in {"ModelCallCompleted", "ToolCallCompleted"}
+    return [
+        Text(offset_text(row["occurred_at"], started), style="dim"),
+        Text("" if is_conclusion(row) else str(row["step"]), style="dim"),
+        what,
+        Text(tokens_text(row) if kind == "ModelCallCompleted" else ""),
+        Text(took_text(row["latency_ms"])),
+        _cost(row, charges) if call else Text(),
+    ]
+
+
+def _heading(trail: Trail) -> list[RenderableType]:
+    run = trail.run
+    outcome = success_text(run["outcome_success"]) if run["outcomes"] else ("no outcome yet", "dim")
+    agent = " ".join(clean(part) for part in (run["agent_id"], run["agent_version"]) if part)
+    named = (("workflow", run["workflow"]), ("agent", agent), ("tenant", run["tenant_id"]), ("source", run["source"]))
+    facts = " · ".join(f"{name} {clean(value)}" for name, value in named if value)
+    began = utc(run["started_at"]).strftime("%Y-%m-%d %H:%M:%S UTC")
+    lasted = f", {duration_text(run['duration_ms'])}" if run["duration_ms"] is not None else ""
+    unstarted = "" if run["start_recorded"] else " · start not recorded"
+    return [
+        Text.assemble(("run ", "dim"), (clean(run["run_id"]), "bold")),
+        Text.assemble(status_text(run["status"]), " · ", outcome, (f" · {began}{lasted}{unstarted}", "dim")),
+        Text(facts),
+    ]
+
+
+def _totals(run: Row) -> Text:
+    """What the run took in all: two or three lines."""
+    tools = f"{run['tool_calls']} tool call{'' if run['tool_calls'] == 1 else 's'}"
+    notes = [
+        f"{run[name]} {word}"
+        for name, word in (("tool_errors", "failed"), ("repeated_tool_calls", "repeated"))
+        if run[name]
+    ]
+    text = Text(f"{run['model_calls']} model call{'' if run['model_calls'] == 1 else 's'} · {tools}")
+    if notes:
+        text.append(f" ({', '.join(notes)})", style="yellow")
+    if run["total_tokens"] is not None:
+        text.append(f" · {run['total_tokens']:,} tokens")
+    for name, word in (("denials", "denied"), ("budgets_exceeded", "budgets exceeded"), ("alerts", "alerts")):
+        if run[name]:
+            text.append(f" · {run[name]} {word}", style="red")
+    text.append("\ncost ")
+    text.append(format_usd(run["cost_nanousd"], places=PLACES), style="bold")
+    if run["unpriced_model_calls"] and run["cost_nanousd"] is not None:
+        text.append(f" without {run['unpriced_model_calls']} unpriced calls", style="yellow")
+    if run["reported_cost_nanousd"] is not None:
+        text.append(f" · reported {format_usd(run['reported_cost_nanousd'], places=PLACES)}")
+    limit = run["budget_cost_nanousd"]
+    if limit is not None:
+        share = f", {(run['cost_nanousd'] or 0) * 100 // limit} % used" if limit > 0 else ""
+        text.append(f" · budget {format_usd(limit, places=PLACES)}{share}")
+    return text
+
+
+def _cost(row: Row, charges: Mapping[str, int | None]) -> Text:
+    charge = charges.get(str(row["event_id"]))
+    if charge is not None:
+        return Text(format_usd(charge, places=PLACES))
+    if row["reported_cost_nanousd"] is not None:
+        return Text(f"~{format_usd(row['reported_cost_nanousd'], places=PLACES)}", style="dim")  # theirs, not ours
+    return Text("unpriced", style="yellow") if row["event_type"] == "ModelCallCompleted" else Text()

@@ -1,0 +1,159 @@
+"""The main job: all recorded runs through the live pipeline, and what the views then say is what the READMEs say."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import kill_hard
+from tests.running_stack import RunningStack
+from tests.traces import EXPECTED, Expected, traces_folder
+
+pytestmark = [pytest.mark.integration, pytest.mark.traces, pytest.mark.timeout(900)]
+
+VIEWS = "events runs model_calls tool_calls policy_decisions outcomes charges budget_events alerts scoreboard".split()  # noqa: SIM905
+        ),
+    )
+
+
+def fingerprints(stack: RunningStack) -> dict[str, str]:
+    """A hash of all rows of each view, in a fixed order."""
+    prints = {}
+    for view in VIEWS:
+        row = stack.one(f"SELECT count() AS rows, sum(cityHash64(*)) AS hash FROM (SELECT * FROM {view})")
+        prints[view] = f"{row['rows']} {row['hash']}"
+    return prints
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack with everything imported once."""
+    folder = traces_folder()
+    stack = RunningStack(tmp_path_factory.mktemp("end-to-end"))
+    stack.up()
+    try:
+        import_all(stack, folder)
+        settled(stack)
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.mark.parametrize(("source", "expected"), EXPECTED.items(), ids=EXPECTED)
+def test_the_views_say_what_the_readmes_say(imported: RunningStack, source: str, expected: Expected) -> None:
+    row = imported.one(f"""SELECT count() AS runs, sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls,
+        sum(tool_errors) AS tool_errors, countIf(outcome_success) AS successes, sum(reported_cost_nanousd) AS cost,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens FROM runs WHERE source = '{source}'""")
+    assert row["runs"] == expected.runs
+    assert row["model_calls"] == expected.model_calls
+    assert row["tool_calls"] == expected.tool_calls
+    assert row["cost"] == expected.cost_nanousd
+    if expected.successes is not None:
+        assert row["successes"] == expected.successes
+    if expected.tool_errors is not None:
+        assert row["tool_errors"] == expected.tool_errors
+    if expected.tokens is not None:
+        assert (row["input_tokens"], row["output_tokens"]) == expected.tokens
+
+
+def test_the_views_agree_with_each_other(imported: RunningStack) -> None:
+    row = imported.one("""SELECT (SELECT sum(model_calls) FROM runs) AS in_runs,
+        (SELECT count() FROM model_calls) AS calls,
+        (SELECT sum(cost_nanousd) FROM runs) AS run_cost, (SELECT sum(cost_nanousd) FROM charges) AS charged,
+        (SELECT sum(cost_nanousd) FROM model_calls) AS call_cost, (SELECT sum(runs) FROM scoreboard) AS scored,
+        (SELECT count() FROM runs) AS runs, (SELECT sum(tool_calls) FROM runs) AS run_tools,
+        (SELECT count() FROM tool_calls) AS tools""")
+    assert row["in_runs"] == row["calls"]
+    assert row["run_cost"] == row["charged"] == row["call_cost"]
+    assert row["scored"] == row["runs"]
+    assert row["run_tools"] == row["tools"]
+
+
+def test_unpriced_is_never_zero(imported: RunningStack) -> None:
+    row = imported.one("""SELECT countIf(not priced) AS unpriced,
+        countIf(not priced AND cost_nanousd IS NOT NULL) AS wrong,
+        countIf(priced AND cost_nanousd IS NULL) AS lost FROM model_calls""")
+    assert row["unpriced"] > 0
+    assert (row["wrong"], row["lost"]) == (0, 0)
+
+
+def test_each_log_is_dense_and_whole(imported: RunningStack) -> None:
+    check_dense(imported)
+
+
+def check_dense(stack: RunningStack) -> None:
+    """Every log counts from 0 without a hole, and no position of Kafka stands in it twice."""
+    logs = stack.query("""SELECT topic, partition, count() AS rows, uniqExact(log_index) AS indexes,
+        min(log_index) AS first, max(log_index) AS last, uniqExact(offset) AS offsets
+        FROM ledger GROUP BY topic, partition""")
+    assert logs
+    for log in logs:
+        assert log["first"] == 0, log
+        assert log["rows"] == log["indexes"] == log["offsets"] == log["last"] + 1, log
+
+
+def test_importing_all_of_it_again_leaves_every_view_unchanged(imported: RunningStack) -> None:
+    before = fingerprints(imported)
+    rows = imported.one("SELECT count() AS rows FROM ledger WHERE topic = 'agentledger.events.v1'")["rows"]
+    import_all(imported, traces_folder())
+    again = imported.settle(
+        "SELECT count() AS rows FROM ledger WHERE topic = 'agentledger.events.v1'",
+        lambda row: row["rows"] == 2 * rows,
+    )
+    assert again["rows"] == 2 * rows  # it all came again
+    time.sleep(3)  # what should not follow has had time to follow
+    assert fingerprints(imported) == before
+    check_dense(imported)
+
+
+def test_killing_everything_in_turn_during_an_import_changes_no_count(imported: RunningStack, tmp_path: Path) -> None:
+    """`kill -9` of writer, worker, packer and broker at random moments; the supervisor starts them again."""
+    folder = traces_folder()
+    expected = imported.one(TOTALS)
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # noqa: T201 (shown where the test fails)
+    rng = random.Random(seed)
+    stack = RunningStack(tmp_path / "stack")
+    stack.up()
+    try:
+        for source, wanted in EXPECTED.items():
+            importing = stack.popen("import", wanted.format, str(folder / wanted.path), "--source", source)
+            for service in rng.sample(["writer", "worker", "packer", "kafka"], 2):
+                time.sleep(rng.uniform(0.1, 1.5))
+                kill_hard(stack.pid(service), signal.SIGKILL)
+            output, _ = importing.communicate(timeout=240)
+            assert importing.returncode == 0, output
+            time.sleep(rng.uniform(0, 2))
+            kill_hard(stack.pid(rng.choice(["writer", "worker"])), signal.SIGKILL)
+        stack.settle(TOTALS, lambda row: row == expected, wait_s_max=180)
+        assert stack.one(TOTALS) == expected
+        check_dense(stack)
+    finally:
+        stack.down()
+
+
+# Everything that must not depend on crashes. Not in it: how often the same bytes came, and when.
+TOTALS = """SELECT (SELECT count() FROM events) AS events, (SELECT sum(cityHash64(event_id)) FROM events) AS event_ids,
+    (SELECT count() FROM runs) AS runs, (SELECT sum(model_calls) FROM runs) AS model_calls,
+    (SELECT sum(tool_calls) FROM runs) AS tool_calls, (SELECT sum(tool_errors) FROM runs) AS tool_errors,
+    (SELECT sum(cost_nanousd) FROM runs) AS cost, (SELECT sum(reported_cost_nanousd) FROM runs) AS reported_cost,
+    (SELECT countIf(outcome_success) FROM runs) AS successes, (SELECT count() FROM charges) AS charges,
+    (SELECT count() FROM budget_events) AS budget_events, (SELECT count() FROM alerts) AS alerts,
+    (SELECT count() FROM ledger WHERE occurrence = 'conflict') AS conflicts"""
+
+
+def test_nothing_depends_on_the_name_of_the_file(imported: RunningStack, tmp_path: Path) -> None:
+    """The same recording under another name is the same runs."""
+    before = imported.one(TOTALS)
+    original = traces_folder() / "tau2-retail" / "telecom-solo-gpt-4.1-1task.json.gz"
+    copy = tmp_path / f"{hashlib.sha256(b'other').hexdigest()[:8]}.json.gz"
+    copy.write_bytes(original.read_bytes())
+    imported.cli("import", "tau2", str(copy), "--source", "tau2-retail")
+    time.sleep(3)
+    assert imported.one(TOTALS) == before
