@@ -29,6 +29,7 @@ from agentledger.processors.rating import GenaiPriceBook
 from agentledger.processors.run_fold import RunFold
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
+from agentledger.processors.transport import PromptTransport
 from agentledger.processors.watchdog import Watchdog
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
@@ -175,6 +176,7 @@ def build_app(config: WorkerConfig) -> faust.App:
         web_enabled=False,
         loghandlers=[],
     )
+    app.transport = PromptTransport(app.conf.broker_consumer, app)
     app.finalize()
     return app
 

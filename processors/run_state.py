@@ -128,6 +128,7 @@ class RunState:
     seen: SeenEvents = field(default_factory=SeenEvents)
 
 
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # ASCII: lone surrogates fit, too
 _PLAIN = tuple(entry.name for entry in fields(RunState) if entry.name != "seen")
 
 
@@ -135,7 +136,7 @@ def encode_state(state: RunState) -> bytes:
     """version (1 byte), offset folded up to (int64), size of the JSON (int32), JSON of fields and marks, seen ids."""
     head, ids = state.seen.dump()
     values = [getattr(state, name) for name in _PLAIN]
-    text = json.dumps([*values, head], separators=(",", ":"), ensure_ascii=False).encode()
+    text = _to_json([*values, head]).encode()
     return b"".join((STATE_VERSION, _HEAD.pack(state.last_offset, len(text)), text, ids))
 
 

@@ -1,7 +1,7 @@
 """The answer to a query as a table for a terminal, as JSON or as CSV.
 
-JSON and CSV are exact: integers stay integers (money is nano-dollars), ids and times are text in one spelling (RFC 9562,
-ISO 8601 with Z). CSV is RFC 4180 as it stands, NULL is an empty field, and text that a spreadsheet would take for a
+JSON and CSV are exact: integers stay integers (money is nano-dollars), ids and times are text in one spelling (ISO 8601
+with Z). CSV is RFC 4180 as it stands, NULL is an empty field, and text that a spreadsheet would take for a
 formula is not altered, as programs read this output too: exports for people do that.
 """
 

@@ -111,7 +111,8 @@ def in_order(events: Sequence[Row]) -> list[tuple[Row, int]]:
             event_id = str(row["event_id"])
             depths[event_id] = min(depth, DEPTH_MAX)
             placed.append((row, depths[event_id]))
-            waiting.extend((follower, depth + 1) for follower in reversed(followers.pop(event_id, [])))
+            below = depth + (row["event_type"] != "CostRated")  # a charge is part of its call's line
+            waiting.extend((follower, below) for follower in reversed(followers.pop(event_id, [])))
     placed.extend((row, 0) for rows in followers.values() for row in rows)  # those that follow from each other
     return placed
 

@@ -39,6 +39,7 @@ __all__ = [
     "read_file",
 ]
 
+KINDS_MAX = 200  # of what has no event: names of fields and roles come from the files
 REJECTED_LISTED_MAX = 1000  # a report stays readable; the count goes on
 LEFT_OUT_NAMES = {"MANIFEST.json"}  # beside the recorded data, in JSON, and never a recording
 RUNS_REMEMBERED_MAX = 1_000_000  # run ids of one import, to tell repeated and clashing runs: about 200 bytes each
@@ -152,7 +153,8 @@ class ImportReport:
         return 1 if self.rejected_count else 0
 
     def note(self, item: Unmapped) -> None:
-        entry = self.unmapped.setdefault(item.kind, UnmappedCount(example=item.example))
+        kind = item.kind if item.kind in self.unmapped or len(self.unmapped) < KINDS_MAX else "anything else"
+        entry = self.unmapped.setdefault(kind, UnmappedCount(example=item.example))
         entry.count += item.count
         entry.amount_nanousd += item.amount_nanousd
 

@@ -137,7 +137,7 @@ class _Conversation:
         yield from self.left_over
 
     def _turn(self, place: int, message: dict[str, Any]) -> str | None:
-        role = message.get("role")
+        role = as_text(message.get("role"))
         if role == "assistant":
             if message.get("usage") is None and "usage" in message and self.any_usage:
                 self.left_over.append(

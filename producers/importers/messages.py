@@ -61,7 +61,7 @@ def pair_results(messages: Sequence[Any], calls: Sequence[Call]) -> tuple[dict[i
             waiting.append(upcoming)
             upcoming += 1
         message = as_dict(raw_message)
-        if message.get("role") not in {"tool", "function"}:
+        if as_text(message.get("role")) not in {"tool", "function"}:
             continue
         wanted = as_text(message.get("tool_call_id")) or as_text(message.get("id"))
         name = as_text(message.get("name"))

@@ -109,7 +109,7 @@ class _Trajectory:
         self._start()
         now_us = self.started_us
         for place, message in enumerate(self.messages):
-            role = message.get("role")
+            role = as_text(message.get("role"))
             if role == "assistant":
                 created = _created_us(message)
                 now_us = now_us if created is None else created

@@ -174,7 +174,7 @@ class _Simulation:
 
     def _turn(self, place: int, message: dict[str, Any]) -> str | None:
         """Adds what a message stands for; the event id of its model call, if it is one."""
-        role = message.get("role")
+        role = as_text(message.get("role"))
         for prose in as_list(message.get("errors")):
             self._rejected_attempt(place, str(prose), role)
         if role == USER:

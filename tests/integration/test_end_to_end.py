@@ -17,8 +17,36 @@ from tests.traces import EXPECTED, Expected, traces_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.traces, pytest.mark.timeout(900)]
 
-VIEWS = "events runs model_calls tool_calls policy_decisions outcomes charges budget_events alerts scoreboard".split()  # noqa: SIM905
-        ),
+VIEWS = (
+    "events",
+    "runs",
+    "model_calls",
+    "tool_calls",
+    "policy_decisions",
+    "outcomes",
+    "charges",
+    "budget_events",
+    "alerts",
+    "scoreboard",
+)
+SETTLED = """SELECT (SELECT count() FROM events WHERE topic = 'agentledger.events.v1') AS facts,
+    (SELECT count() FROM events) AS events,
+    (SELECT count() FROM charges WHERE kind = 'model') AS charges, (SELECT count() FROM model_calls) AS model_calls,
+    (SELECT uniqExact(run_id) FROM events WHERE event_type = 'OutcomeCosted') AS costed,
+    (SELECT uniqExact(run_id) FROM outcomes) AS with_outcome"""
+
+
+def import_all(stack: RunningStack, folder: Path) -> None:
+    """All five sets, each under its own source."""
+    for source, expected in EXPECTED.items():
+        stack.cli("import", expected.format, str(folder / expected.path), "--source", source)
+
+
+def settled(stack: RunningStack) -> dict[str, int]:
+    """Wait until every model call is rated and every run with an outcome is costed."""
+    return stack.settle(
+        SETTLED,
+        lambda row: row["charges"] == row["model_calls"] > 0 and row["costed"] == row["with_outcome"],
     )
 
 

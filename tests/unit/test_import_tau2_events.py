@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped, find_files, read_file
-from agentledger.producers.importers import tau2, tau2_events
+from agentledger.producers.importers import (
+    ImportedRun,
+    ImportOptions,
+    Rejected,
+    Unmapped,
+    find_files,
+    read_file,
+    tau2,
+    tau2_events,
+)
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import PolicyDecided, StateChanged, ToolCallCompleted
 
