@@ -6,10 +6,11 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from confluent_kafka import KafkaError, Message, Producer
+
 from agentledger.schemas import Codec, Event, open_registry
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.topics import topic_of
-from confluent_kafka import KafkaError, Message, Producer
 
 DELIVERY_TIMEOUT_S = 300  # an import outlives a broker's restart, not its loss
 FLUSH_TIMEOUT_S = 330.0

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka.admin import NewTopic
+
 from agentledger.infra.settings import Settings, hide_password
 from agentledger.infra.topic_admin import create_topics, touch_topics
 from agentledger.processors import worker_topics
 from agentledger.schemas.errors import StoreError
 from agentledger.schemas.topics import ALL_TOPICS
 from agentledger.sinks import migrate
-from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from confluent_kafka.admin import NewTopic
 
 
 def prepare_kafka(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from agentledger.schemas.errors import ConfigurationError
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agentledger.schemas.errors import ConfigurationError
 
 ENV_PREFIX = "AGENTLEDGER_"
 DEFAULT_DATA_DIR = Path(".agentledger")
@@ -50,7 +51,6 @@ class Settings(BaseSettings):
     writer_linger_ms_max: int = Field(
         250, ge=0, le=60_000, description="Longest wait for a flush to fill, milliseconds."
     )
-    packer_linger_ms_max: int = Field(10, ge=0, le=10_000, description="Longest wait for a packed message to fill.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
     query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")

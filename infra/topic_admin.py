@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentledger.schemas.errors import BrokerError, ConfigurationError
-from agentledger.schemas.topics import ALL_TOPICS, Topic
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
+
+from agentledger.schemas.errors import BrokerError, ConfigurationError
+from agentledger.schemas.topics import ALL_TOPICS, Topic
 
 REQUEST_TIMEOUT_S = 30.0  # a cluster that can't answer an admin request in this time is down for our purposes
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from confluent_kafka import KafkaError, Message, Producer
+
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.topics import ALL_TOPICS
-from confluent_kafka import KafkaError, Message, Producer
 
 DELIVERY_TIMEOUT_S = 60  # longer than an election of a new leader takes; after that a restart is the better retry
 QUEUE_MESSAGES_MAX = 100_000  # several batches of the worker; more would only hide a broker that is too slow

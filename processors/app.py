@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+
 from agentledger.processors.acknowledged import AcknowledgedProducer
 from agentledger.processors.packing import unpack
 from agentledger.processors.programs import EXIT_FAILED, die, say_ready

@@ -13,13 +13,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
 from agentledger.processors.acknowledged import DELIVERY_TIMEOUT_S, producer_settings
 from agentledger.processors.packing import ENTRY_OVERHEAD_BYTES, PackedRecord, pack
 from agentledger.processors.programs import die, say_ready
 from agentledger.processors.topics import PACKER_GROUP
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.topics import EVENTS, PACKED
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 PACKED_EVENTS_MAX = 500  # more gains nothing: the cost per message is then far below that per event
 PACKED_BYTES_MAX = 512 * 1024

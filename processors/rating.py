@@ -12,15 +12,18 @@ from decimal import Decimal
 from typing import Any
 
 import genai_prices
+from genai_prices import types
+from genai_prices.data_snapshot import DataSnapshot
+
 from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.money import NANOUSD_MAX
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage, Unpriced
-from genai_prices import types
-from genai_prices.data_snapshot import DataSnapshot
 
 UNKNOWN_MODEL = Unpriced("unknown_model")
 NO_USAGE = Unpriced("no_usage")
 INVALID_USAGE = Unpriced("invalid_usage")
+UNKNOWN_TIER = Unpriced("unknown_tier")
+STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
 FINE_TUNED = "ft:"  # OpenAI's and LiteLLM's mark of a tuned model, which has a price of its own or none
 LOOKUPS_MAX = 4096  # model names kept with what they mean; names come from outside, so their number is bounded
 TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to three tariffs each
@@ -53,14 +56,15 @@ class GenaiPriceBook:
         # A snapshot of our own: the module's global one may be replaced by one from the network.
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
         self._found: dict[tuple[str, str], tuple[types.Provider, types.ModelInfo] | None] = {}
-        self._tariffs: dict[tuple[int, int], tuple[types.ModelPrice, Tariff]] = {}
+        self._tariffs: dict[tuple[int, ...], Tariff] = {}
 
     def rate(
         self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
     ) -> Charge | Unpriced:
-        """What this usage cost at that time; Unpriced where the book has no such model or the usage makes no sense.
+        """What this usage cost at that time.
 
-        A tier without a price of its own in the book is rated as standard.
+        Unpriced where the book has no such model, where it has no price for a tier other than the standard one, or
+        where the usage makes no sense.
         """
         if usage is None:
             return NO_USAGE
@@ -70,9 +74,12 @@ class GenaiPriceBook:
         if found is None:
             return UNKNOWN_MODEL
         book_provider, book_model = found
-        price = book_model.get_prices(_moment(at_us), _price_context(service_tier))
+        moment, tier = _moment(at_us), service_tier.lower()
         all_input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        tariff = self._tariff(price, all_input)
+        variants = _variants(book_provider, book_model, moment, tier) if tier else []
+        if not variants and tier not in STANDARD_TIERS:
+            return UNKNOWN_TIER
+        tariff = self._tariff(book_model, moment, variants, all_input)
         money_in = (
             usage.input_tokens * tariff.input_tokens
             + usage.cache_read_tokens * tariff.cache_read_tokens
@@ -107,17 +114,19 @@ class GenaiPriceBook:
             return found
         return None
 
-    def _tariff(self, price: types.ModelPrice, all_input_tokens: int) -> Tariff:
-        """The tariff at this size of the prompt, from the cache."""
-        tier = _tier(price, all_input_tokens)
-        key = id(price), tier
-        known = self._tariffs.get(key)
-        if known is not None and known[0] is price:
-            return known[1]
-        if len(self._tariffs) >= TARIFFS_MAX:
-            self._tariffs.clear()
-        tariff = _probe(_at_tier(price, all_input_tokens))
-        self._tariffs[key] = price, tariff  # with the price, so that its id isn't given to another meanwhile
+    def _tariff(
+        self, model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant], all_input_tokens: int
+    ) -> Tariff:
+        """The tariff at this moment, tier and size of the prompt, from the cache. The book's objects live as long as it."""
+        price = model.get_prices(moment)
+        for variant in reversed(variants):  # the first one that matches wins, key by key
+            price = types.ModelPrice(**vars(price) | {k: v for k, v in vars(variant.prices).items() if v is not None})
+        key = id(model.get_prices(moment)), *map(id, variants), _passed_tier(price, all_input_tokens)
+        tariff = self._tariffs.get(key)
+        if tariff is None:
+            if len(self._tariffs) >= TARIFFS_MAX:
+                self._tariffs.clear()
+            tariff = self._tariffs[key] = _probe(_at_tier(price, all_input_tokens))
         return tariff
 
 
@@ -170,13 +179,21 @@ def _moment(at_us: int) -> datetime:
     return datetime.fromtimestamp(min(max(at_us, 0), LAST_MOMENT_US) / 1e6, UTC)
 
 
-def _price_context(service_tier: str) -> dict[str, str] | None:
-    if not service_tier:
-        return None
-    return {"processing": "batch"} if service_tier == "batch" else {"service_tier": service_tier}
+def _variants(
+    provider: types.Provider, model: types.ModelInfo, moment: datetime, tier: str
+) -> list[types.PriceVariant]:
+    """The book's prices for this tier at that moment. A maker's tiers don't hold where another provider sells its model."""
+    if not any(sold is model for sold in provider.models):
+        return []
+    when = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+    return [
+        variant
+        for variant in model.price_variants or ()
+        if variant.when == when and (variant.constraint is None or variant.constraint.active(moment))
+    ]
 
 
-def _tier(price: types.ModelPrice, all_input_tokens: int) -> int:
+def _passed_tier(price: types.ModelPrice, all_input_tokens: int) -> int:
     """The highest start of a tier that this size of the prompt has passed; -1 for the base price."""
     start = -1
     for value in vars(price).values():

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import faust
+
 from agentledger.processors.run_state import folded_up_to
 
 

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
 from agentledger.processors.programs import die
 from agentledger.schemas.errors import BrokerError
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 CHECK_SECONDS = 5.0
 QUERY_SECONDS = 5.0

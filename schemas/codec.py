@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import fastavro
+
 from agentledger.schemas.catalogue import Schema, current_schemas
 from agentledger.schemas.encoding import Encoder, compile_encoder
 from agentledger.schemas.errors import CodecError, UnknownSchemaError

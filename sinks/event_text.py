@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from agentledger.schemas.money import format_usd
-from agentledger.sinks.run_trail import Row
 from rich.text import Text
 
-PLACES = 4  # decimals of a dollar: a cheap call costs a few ten-thousandths
+from agentledger.schemas.money import format_usd
+from agentledger.sinks.run_trail import Row
+
+PLACES, PLACES_MAX = 4, 9  # decimals of a dollar: most calls cost a few ten-thousandths, some a few billionths
 
 
 def event_text(row: Row) -> Text:
@@ -56,13 +57,14 @@ def _policy(row: Row) -> Text:
 
 
 def _threshold(row: Row) -> Text:
-    return Text(f"! budget {row['threshold_percent']} % of {_limit(row)} used: {_budget(row)}", style="yellow")
+    limit = _amount(row["limit_amount"], row["metric"])
+    return Text(f"! {_budget(row)}: {row['threshold_percent']} % of {limit} used", style="yellow")
 
 
 def _exceeded(row: Row) -> Text:
-    then = f", asks to {row['on_exceeded'].replace('_', ' ')}" if row["on_exceeded"] else ""
-    used = _amount(row["used_amount"], row["metric"])
-    return Text(f"!! budget exceeded, {used} of {_limit(row)}: {_budget(row)}{then}", style="bold red")
+    used, limit = (_amount(row[name], row["metric"]) for name in ("used_amount", "limit_amount"))
+    then = f", {row['on_exceeded'].replace('_', ' ')}" if row["on_exceeded"] else ""
+    return Text(f"!! {_budget(row)} exceeded: {used} of {limit}{then}", style="bold red")
 
 
 def _alert(row: Row) -> Text:
@@ -142,16 +144,23 @@ def status_text(status: str) -> tuple[str, str]:
 
 
 def _budget(row: Row) -> str:
-    return f"{row['metric']} of {row['scope']} {clean(row['scope_value'], 40)}".rstrip()
+    """Such as `cost budget of the run` or `tokens budget of team payments`."""
+    metric = row["metric"].removesuffix("_nanousd").removesuffix("_ms").replace("_", " ")
+    whose = "the run" if row["scope"] == "run" else f"{row['scope']} {clean(row['scope_value'], 40)}".rstrip()
+    return f"{metric} budget of {whose}"
 
 
-def _limit(row: Row) -> str:
-    return _amount(row["limit_amount"], row["metric"])
+def money_text(nanousd: int | None) -> str:
+    """Dollars to four places; of less than a cent, so many that two digits show: a small amount must not read as 0."""
+    places = PLACES
+    while nanousd and places < PLACES_MAX and abs(nanousd) < 10 ** (10 - places):
+        places += 1
+    return format_usd(nanousd, places=places)
 
 
 def _amount(amount: int, metric: str) -> str:
     if metric == "cost_nanousd":
-        return format_usd(amount, places=PLACES)
+        return money_text(amount)
     return duration_text(amount) if metric == "wall_clock_ms" else f"{amount:,}"
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agentledger.schemas.errors import StoreError, UsageError
 from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from agentledger.schemas.errors import StoreError, UsageError
 
 RESULT_BYTES_MAX = 256 * 1024 * 1024  # what a laptop's Python can hold several times over
 MEMORY_BYTES_MAX = 4 * 1024**3  # of the server, per query: a careless join must not push the writer out

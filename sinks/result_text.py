@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from agentledger.schemas.errors import UsageError
-from agentledger.sinks.queries import QueryResult, unique_names
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from agentledger.schemas.errors import UsageError
+from agentledger.sinks.queries import QueryResult, unique_names
 
 FORMATS = ("pretty", "json", "csv")
 PRETTY_ROWS_MAX = 1000  # nobody reads more on a terminal, and laying out a table costs a millisecond a row

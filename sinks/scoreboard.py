@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agentledger.schemas.money import format_usd
-from agentledger.sinks.queries import Client, query
-from agentledger.sinks.run_trail import Row
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from agentledger.schemas.money import NANOUSD_PER_USD, format_usd
+from agentledger.sinks.event_text import money_text
+from agentledger.sinks.queries import Client, query
+from agentledger.sinks.run_trail import Row
 
 NARROW = 100  # columns below which the headings are the short ones
 WORKFLOW_CHARACTERS_MAX = 28
@@ -57,13 +59,16 @@ def _cells(row: Row) -> list[Text]:
     return [
         Text(f"{row['runs']:,}"),
         Text(f"{row['successes']}/{known}" if known else "-", style="green" if row["successes"] else ""),
-        Text(
-            format_usd(row["cost_nanousd"], places=2 if (row["cost_nanousd"] or 0) >= 10**12 else 4) + mark, style=style
-        ),
-        Text(format_usd(each) + mark if each is not None else "-", style="bold"),
+        Text(_total(row["cost_nanousd"]) + mark, style=style),
+        Text(money_text(each) + mark if each is not None else "-", style="bold"),
         Text(f"{row['tool_calls_per_run']:.1f}"),
         *(_count(row[name]) for name in ("escalations", "denials", "budgets_broken", "alerts")),
     ]
+
+
+def _total(nanousd: int | None) -> str:
+    """Cents are enough from a thousand dollars on."""
+    return format_usd(nanousd, places=2) if abs(nanousd or 0) >= 1000 * NANOUSD_PER_USD else money_text(nanousd)
 
 
 def _count(count: int) -> Text:
@@ -75,7 +80,7 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
     unaccounted = sum(row["unaccounted"] for row in rows)
     notes = []
     if unpriced:
-        notes.append(Text(f"* at least: {unpriced:,} model calls have no price", style="yellow"))
+        notes.append(Text(f"* at least: of the model calls, {unpriced:,} have no price", style="yellow"))
     if unaccounted:
-        notes.append(Text(f"{unaccounted:,} runs have no known outcome; their cost counts", style="dim"))
+        notes.append(Text(f"{unaccounted:,} of the runs have no known outcome: their cost is counted", style="dim"))
     return notes

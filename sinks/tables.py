@@ -19,10 +19,48 @@ CLAIMS = f"{DATABASE}.ledger_claims"
 
 # Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
 _FEW_VALUES = frozenset(
-    """tenant_id agent_id agent_version workflow environment source tool tool_version requestor provider
-    requested_model answered_model model status verdict enforced rule policy policy_version engine severity scope metric
-    kind price_source price_version unpriced_reason effect risk_tier run_status on_exceeded on_budget_exceeded command
-    service_tier error_type finish_reason prompt_version toolset_version reversible undo""".split()
+    [
+        "tenant_id",
+        "agent_id",
+        "agent_version",
+        "workflow",
+        "environment",
+        "source",
+        "tool",
+        "tool_version",
+        "requestor",
+        "provider",
+        "requested_model",
+        "answered_model",
+        "model",
+        "status",
+        "verdict",
+        "enforced",
+        "rule",
+        "policy",
+        "policy_version",
+        "engine",
+        "severity",
+        "scope",
+        "metric",
+        "kind",
+        "price_source",
+        "price_version",
+        "unpriced_reason",
+        "effect",
+        "risk_tier",
+        "run_status",
+        "on_exceeded",
+        "on_budget_exceeded",
+        "command",
+        "service_tier",
+        "error_type",
+        "finish_reason",
+        "prompt_version",
+        "toolset_version",
+        "reversible",
+        "undo",
+    ]
 )
 _PLAIN = {"string": "String", "long": "Int64", "double": "Float64", "boolean": "Bool"}
 _LOGICAL = {"uuid": "UUID", "timestamp-micros": "DateTime64(6, 'UTC')"}

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from agentledger.schemas.money import format_usd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 from agentledger.sinks.event_text import (
-    PLACES,
     clean,
     duration_text,
     event_text,
+    money_text,
     offset_text,
     status_text,
     success_text,
@@ -22,10 +25,9 @@ from agentledger.sinks.event_text import (
     utc,
 )
 from agentledger.sinks.run_trail import EVENTS_MAX, Row, Trail, in_order, is_conclusion, repeated_ids
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
+CALLS = {"ModelCallCompleted", "ToolCallCompleted"}
+REPORTED_MARK = "~"
 HIDDEN = {"CostRated", "OutcomeCosted", "BudgetHeld", "BudgetSettled", "BudgetReleased"}  # in the lines and the totals
 
 
@@ -48,7 +50,10 @@ def timeline(trail: Trail) -> RenderableType:
     parts: list[RenderableType] = [*_heading(trail), Text(), table]
     if trail.cut:
         parts.append(Text(f"… only the first {EVENTS_MAX:,} events are shown", style="yellow"))
-    return Group(*parts, Text(), _totals(trail.run))
+    parts += [Text(), _totals(trail.run)]
+    if any(_only_reported(row, charges) for row, _ in placed):
+        parts.append(Text(f"{REPORTED_MARK} as the provider reported it: no price of ours", style="dim"))
+    return Group(*parts)
 
 
 def _line(row: Row, depth: int, started: datetime, charges: Mapping[str, int | None], repeated: bool) -> list[Text]:
@@ -58,14 +63,13 @@ def _line(row: Row, depth: int, started: datetime, charges: Mapping[str, int | N
     what.append_text(event_text(row))
     if repeated:
         what.append(" repeated", style="yellow")
-    call = kind in {"ModelCallCompleted", "ToolCallCompleted"}
     return [
         Text(offset_text(row["occurred_at"], started), style="dim"),
-        Text("" if is_conclusion(row) else str(row["step"]), style="dim"),
+        Text("" if is_conclusion(row) or kind == "OutcomeRecorded" else str(row["step"]), style="dim"),
         what,
         Text(tokens_text(row) if kind == "ModelCallCompleted" else ""),
         Text(took_text(row["latency_ms"])),
-        _cost(row, charges) if call else Text(),
+        _cost(row, charges) if kind in CALLS else Text(),
     ]
 
 
@@ -86,38 +90,53 @@ def _heading(trail: Trail) -> list[RenderableType]:
 
 
 def _totals(run: Row) -> Text:
-    """What the run took in all: two or three lines."""
-    tools = f"{run['tool_calls']} tool call{'' if run['tool_calls'] == 1 else 's'}"
-    notes = [
-        f"{run[name]} {word}"
-        for name, word in (("tool_errors", "failed"), ("repeated_tool_calls", "repeated"))
-        if run[name]
-    ]
-    text = Text(f"{run['model_calls']} model call{'' if run['model_calls'] == 1 else 's'} · {tools}")
+    """What the run took in all: its calls in one line, its money in the next."""
+    parts = [_counted(run["model_calls"], "model call"), _counted(run["tool_calls"], "tool call")]
+    notes = [f"{run[name]} {word}" for name, word in _TOOL_NOTES if run[name]]
+    text = Text(" · ".join(parts))
     if notes:
         text.append(f" ({', '.join(notes)})", style="yellow")
     if run["total_tokens"] is not None:
         text.append(f" · {run['total_tokens']:,} tokens")
-    for name, word in (("denials", "denied"), ("budgets_exceeded", "budgets exceeded"), ("alerts", "alerts")):
+    for name, word in (("denials", "denial"), ("budgets_exceeded", "broken budget"), ("alerts", "alert")):
         if run[name]:
-            text.append(f" · {run[name]} {word}", style="red")
-    text.append("\ncost ")
-    text.append(format_usd(run["cost_nanousd"], places=PLACES), style="bold")
+            text.append(f" · {_counted(run[name], word)}", style="red")
+    return text.append("\ncost ").append_text(_money(run))
+
+
+def _money(run: Row) -> Text:
+    text = Text(money_text(run["cost_nanousd"]), style="bold")
     if run["unpriced_model_calls"] and run["cost_nanousd"] is not None:
-        text.append(f" without {run['unpriced_model_calls']} unpriced calls", style="yellow")
-    if run["reported_cost_nanousd"] is not None:
-        text.append(f" · reported {format_usd(run['reported_cost_nanousd'], places=PLACES)}")
+        text.append(f" without {_counted(run['unpriced_model_calls'], 'unpriced call')}", style="not bold yellow")
+    for name, word in (("reported_cost_nanousd", "reported"), ("user_cost_nanousd", "simulated user")):
+        if run[name] is not None:
+            text.append(f" · {word} {money_text(run[name])}", style="not bold")
     limit = run["budget_cost_nanousd"]
     if limit is not None:
         share = f", {(run['cost_nanousd'] or 0) * 100 // limit} % used" if limit > 0 else ""
-        text.append(f" · budget {format_usd(limit, places=PLACES)}{share}")
+        text.append(f" · budget {money_text(limit)}{share}", style="not bold")
     return text
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+_TOOL_NOTES = (("tool_errors", "failed"), ("repeated_tool_calls", "repeated"))
 
 
 def _cost(row: Row, charges: Mapping[str, int | None]) -> Text:
     charge = charges.get(str(row["event_id"]))
     if charge is not None:
-        return Text(format_usd(charge, places=PLACES))
-    if row["reported_cost_nanousd"] is not None:
-        return Text(f"~{format_usd(row['reported_cost_nanousd'], places=PLACES)}", style="dim")  # theirs, not ours
+        return Text(money_text(charge))
+    if _only_reported(row, charges):
+        return Text(REPORTED_MARK + money_text(row["reported_cost_nanousd"]), style="dim")
     return Text("unpriced", style="yellow") if row["event_type"] == "ModelCallCompleted" else Text()
+
+
+def _only_reported(row: Row, charges: Mapping[str, int | None]) -> bool:
+    return (
+        row["event_type"] in CALLS
+        and charges.get(str(row["event_id"])) is None
+        and row["reported_cost_nanousd"] is not None
+    )

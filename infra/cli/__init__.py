@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import click
+
 from agentledger.schemas.errors import AgentledgerError
 
 # Command -> module of this folder that holds it, so that --help and the programs import only what they need.

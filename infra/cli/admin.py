@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+
 from agentledger.infra.settings import ENV_PREFIX, Settings, load_settings, shown_value
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.registry import bundled_lock
-from rich.console import Console
-from rich.table import Table
 
 
 @click.command("init")

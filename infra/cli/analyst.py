@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
+
 from agentledger.infra.endpoints import clickhouse_url
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.settings import Settings, load_settings
-from rich.console import Console
 
 
 def connect(settings: Settings) -> Any:

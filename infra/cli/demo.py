@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
+
 from agentledger.infra.demo.show import run_demo
 from agentledger.infra.settings import load_settings
-from rich.console import Console
 
 
 @click.command()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import load_settings
 from agentledger.producers.importers import FORMATS, ImportOptions, ImportReport, import_files
 from agentledger.producers.importers import Progress as ImportProgress
 from agentledger.schemas.money import format_usd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 REJECTED_SHOWN = 20
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import click
+
 from agentledger.infra.endpoints import clickhouse_url, kafka_config
 from agentledger.infra.settings import Settings, load_settings
 
@@ -53,9 +54,7 @@ def packer() -> None:
 
     settings = load_settings()
     start_logging(settings)
-    run_packer(
-        PackerConfig(kafka=kafka_config(settings), linger_ms_max=settings.packer_linger_ms_max), stop_on_signal()
-    )
+    run_packer(PackerConfig(kafka=kafka_config(settings)), stop_on_signal())
 
 
 @click.command()

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+
 from agentledger.infra.local_stack import local_stack
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.infra.stack import StackConfig, find_running, spawn_detached, status, stop_running
 from agentledger.schemas.errors import StackError
-from rich.console import Console
-from rich.table import Table
 
 data_dir_option = click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of data, logs and state."

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
 from agentledger.infra.demo.workload import StoryClock, stories, tell
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.local_stack import local_stack
@@ -17,8 +20,6 @@ from agentledger.infra.stack import Endpoints, StackConfig, find_running, kafka_
 from agentledger.producers import Ledger
 from agentledger.schemas.errors import StackError, StoreError, UsageError
 from agentledger.sinks import scoreboard_rows, scoreboard_table
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 STORY_AGE_US = 5 * 86_400_000_000  # the story ends before today, so that its late outcomes lie in the past too
 ARRIVAL_WAIT_S_MAX = 90.0

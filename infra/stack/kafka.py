@@ -8,14 +8,15 @@ import subprocess
 import uuid
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
 from agentledger.infra.stack.files import write_atomically
 from agentledger.infra.stack.jars import find_java
 from agentledger.infra.stack.logs import open_log
 from agentledger.infra.stack.ports import HOST, accepts
 from agentledger.infra.stack.service import Service
 from agentledger.schemas.errors import StackError
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 FORMAT_SECONDS = 120
 METADATA_SECONDS = 2.0

@@ -6,8 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
-from agentledger.infra.stack.files import write_atomically
 from confluent_kafka import Producer
+
+from agentledger.infra.stack.files import write_atomically
 
 STOPS = {signal.SIGTERM, signal.SIGINT}
 

@@ -67,13 +67,13 @@ def parse(document: Any, options: ImportOptions, origin: str) -> Iterator[Item]:
 def _records_of(document: Any, options: ImportOptions, origin: str) -> Iterator[tuple[str, Any]]:
     if isinstance(document, list):
         return ((f"[{index}]", record) for index, record in enumerate(document))
-    if isinstance(field_at(document, options.messages_field), list):
+    if isinstance(field_at(document, options.messages), list):
         return iter([("record", document)])
     for name, value in as_dict(document).items():
-        if isinstance(value, list) and any(isinstance(field_at(r, options.messages_field), list) for r in value):
+        if isinstance(value, list) and any(isinstance(field_at(r, options.messages), list) for r in value):
             return ((f"{name}[{index}]", record) for index, record in enumerate(value))
     raise ImportFormatError(
-        f"no record with a list `{options.messages_field}` in the document",
+        f"no record with a list `{options.messages}` in the document",
         where=origin,
         next_step="name the field that holds the messages with --messages",
     )
@@ -91,11 +91,11 @@ def field_at(record: Any, path: str) -> Any:
 
 def parse_record(record: Any, options: ImportOptions) -> Iterator[Item]:
     """The run of one record. Raises ImportFormatError where the record has no message list."""
-    messages = field_at(record, options.messages_field)
+    messages = field_at(record, options.messages)
     if not isinstance(messages, list):
-        raise ImportFormatError(f"the record has no list `{options.messages_field}`")
+        raise ImportFormatError(f"the record has no list `{options.messages}`")
     if not any(as_dict(message).get("role") for message in messages):
-        raise ImportFormatError(f"no message in `{options.messages_field}` has a role")
+        raise ImportFormatError(f"no message in `{options.messages}` has a role")
     yield from list(_Conversation(record, [as_dict(message) for message in messages], options).items())
 
 
@@ -112,17 +112,17 @@ class _Conversation:
         self.timed = bool(times)
         self.started_us = min(times, default=TIMELESS_START_US)
         self.ended_us = max(times, default=self.started_us + 1000 * len(messages))
-        names = [short_text(value) for name in options.run_id_fields if (value := field_at(record, name)) is not None]
+        names = [short_text(value) for name in options.run_id if (value := field_at(record, name)) is not None]
         # Two batches may number their tasks and trials alike, so the content is always part of the run's id.
         digest = digest_and_size(record)[0].removeprefix("sha256:")[:16]
         natural_id = f"{'/'.join(names)[:RUN_NAME_CHARS_MAX] or FAMILY}-{digest}"
         labels = {"times": "of the messages, naive taken as utc" if times else "none"}
         facts = RunFacts(family=FAMILY, natural_id=natural_id, agent_id=FAMILY, workflow=FAMILY, labels=labels)
         self.run = RunBuilder(facts, options)
-        self.missing = [name for name in options.run_id_fields if field_at(record, name) is None]
+        self.missing = [name for name in options.run_id if field_at(record, name) is None]
 
     def items(self) -> Iterator[Item]:
-        task = field_at(self.record, self.options.task_field)
+        task = field_at(self.record, self.options.task)
         self.run.add(RunStarted, self.started_us, source=self.run.source, task="" if task is None else short_text(task))
         for name in self.missing:
             self.left_over.append(Unmapped(f"record without the field {name} of the run id", example=self.run.run_id))
@@ -155,7 +155,7 @@ class _Conversation:
         return None
 
     def _model_call(self, place: int, message: dict[str, Any]) -> str:
-        model = as_text(message.get("model")) or as_text(field_at(self.record, self.options.model_field))
+        model = as_text(message.get("model")) or as_text(field_at(self.record, self.options.model))
         digest, size = turn_digest(message)
         return self.run.add(
             ModelCallCompleted,
@@ -183,7 +183,7 @@ class _Conversation:
         )
 
     def _end(self) -> None:
-        outcome = field_at(self.record, self.options.outcome_field)
+        outcome = field_at(self.record, self.options.outcome)
         success, score = read_outcome(outcome)
         self.run.add(
             RunFinished,
@@ -191,10 +191,10 @@ class _Conversation:
             status="failed" if success is False else "succeeded",
             reason="end of the message list",
             duration_ms=(self.ended_us - self.started_us) // 1000 if self.timed else None,
-            reported_cost_nanousd=cost_nanousd(field_at(self.record, self.options.cost_field)),
+            reported_cost_nanousd=cost_nanousd(field_at(self.record, self.options.cost)),
         )
         if success is None:
-            if self.options.outcome_field:
+            if self.options.outcome:
                 kind = "record without an outcome" if outcome is None else "outcome that is neither success nor failure"
                 self.left_over.append(Unmapped(kind, example=f"{short_text(outcome, 40)} of {self.run.run_id}"))
             return
@@ -203,7 +203,7 @@ class _Conversation:
             self.ended_us,
             success=success,
             score=score,
-            verified_by=f"field {self.options.outcome_field}",
+            verified_by=f"field {self.options.outcome}",
         )
 
     def _at(self, place: int) -> int:

@@ -41,17 +41,17 @@ class ImportOptions:
     The last six name fields of `chat` records, as paths with dots (`info.reward`).
     """
 
-    tenant: str = DEFAULT_TENANT
+    tenant_id: str = DEFAULT_TENANT
     source: str = ""
     agent_id: str = ""
     workflow: str = ""
     environment: str = ENVIRONMENT
-    messages_field: str = "messages"
-    outcome_field: str = ""
-    run_id_fields: tuple[str, ...] = ()
-    task_field: str = ""
-    model_field: str = ""
-    cost_field: str = ""
+    messages: str = "messages"
+    outcome: str = ""
+    run_id: tuple[str, ...] = ()
+    task: str = ""
+    model: str = ""
+    cost: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class RunBuilder:
     def __init__(self, facts: RunFacts, options: ImportOptions, *, id_shift_us: int = 0) -> None:
         """`id_shift_us` is taken off the times in the ids, where two formats give one run times that differ by it."""
         run_id = _bounded_id(facts.natural_id)
-        self.run_id = run_id if options.tenant == DEFAULT_TENANT else f"{options.tenant}/{run_id}"
+        self.run_id = run_id if options.tenant_id == DEFAULT_TENANT else f"{options.tenant_id}/{run_id}"
         self.natural_id = facts.natural_id
         self.source = options.source
         self._facts = facts
         self._options = options
         self._id_shift_us = id_shift_us
-        self._identity = hashlib.sha256(f"{options.tenant}\x1f{self.run_id}".encode()).hexdigest()[:32]
+        self._identity = hashlib.sha256(f"{options.tenant_id}\x1f{self.run_id}".encode()).hexdigest()[:32]
         self._labels = {name: short_text(value, LABEL_CHARS_MAX) for name, value in sorted(facts.labels.items())}
         self._next_seq: dict[str, int] = {}
         self._places: dict[str, int] = {}
@@ -142,12 +142,12 @@ class RunBuilder:
                 occurred_at_us - self._id_shift_us,
                 "import",
                 producer,
-                options.tenant,
+                options.tenant_id,
                 self.run_id,
                 kind.__name__,
                 str(place),
             ),
-            tenant_id=options.tenant,
+            tenant_id=options.tenant_id,
             producer_id=f"import:{producer}:{self._identity}",
             producer_seq=number,
             run_id=self.run_id,

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
 from agentledger.infra.stack import (
     Endpoints,
     Program,
@@ -33,8 +36,6 @@ from agentledger.infra.stack.processes import ProcessId, wait_gone
 from agentledger.infra.stack.programs import ProgramService
 from agentledger.infra.stack.state import load_state
 from agentledger.schemas.errors import AgentledgerError, StackError
-from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
 pytestmark = pytest.mark.integration
 

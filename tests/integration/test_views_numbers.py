@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import time
 import uuid
@@ -14,6 +15,8 @@ from typing import Any
 
 import clickhouse_connect
 import pytest
+from rich.console import Console
+
 from agentledger.infra.stack.clickhouse import ClickHouseService
 from agentledger.infra.stack.ports import free_port
 from agentledger.schemas import events as e
@@ -25,7 +28,6 @@ from agentledger.sinks.run_trail import read_trail
 from agentledger.sinks.scoreboard import scoreboard, scoreboard_rows
 from agentledger.sinks.tables import table_statements
 from agentledger.sinks.timeline import timeline
-from rich.console import Console
 
 pytestmark = pytest.mark.integration
 DDL = Path(__file__).parents[2] / "sinks" / "ddl"
@@ -48,7 +50,7 @@ class Ledger:
         self.rows: list[dict[str, Any]] = []
         self.seqs: dict[str, int] = {}
 
-    def add(self, kind: type[Event], name: str, at_s: float, occurrence: str = "first", **fields: Any) -> str:
+    def add(self, kind: type[Event], name: str, at_s: float, occurrence: str = "first", /, **fields: Any) -> str:
         producer = fields.setdefault("producer_id", "p1")
         seq = fields.pop("producer_seq", self.seqs.get(producer, 0))
         if occurrence == "first":
@@ -70,13 +72,13 @@ class Ledger:
 
 
 def fill_r1(ledger: Ledger) -> None:
-    """A run with everything: retries, a simulated user, a break of its budget, an alert, an outcome that was replaced."""
+    """A run with everything: retries, a simulated user, a broken budget, an alert, an outcome replaced."""
     add = ledger.add
     add(e.RunStarted, "start", 0, source="sdk", task="order A-1", budget_cost_nanousd=2000, labels={"team": "x"})
     add(e.RunStarted, "start again", 0.1, source="other", workflow="wrong", task="order B-2")
-    m1 = add(e.ModelCallCompleted, "m1", 1, step=1, requested_model="gpt-4.1", answered_model="gpt-4.1-2025", status="ok",
-             requestor="assistant", input_tokens=100, cache_read_tokens=40, output_tokens=10, latency_ms=1200.0,
-             reported_cost_nanousd=900)  # fmt: skip
+    m1 = add(e.ModelCallCompleted, "m1", 1, step=1, requested_model="gpt-4.1", answered_model="gpt-4.1-2025",
+             status="ok", requestor="assistant", input_tokens=100, cache_read_tokens=40, output_tokens=10,
+             latency_ms=1200.0, reported_cost_nanousd=900)  # fmt: skip
     add(e.ModelCallCompleted, "m1", 1, "conflict", step=1, input_tokens=999_999, requestor="assistant", status="ok",
         reported_cost_nanousd=10**9)  # fmt: skip
     charge = {"producer_id": "processor:r1", "kind": "model", "price_source": "book", "price_version": "7"}
@@ -405,16 +407,16 @@ def test_an_error_is_one_line_with_a_next_step(client: Any) -> None:
 def test_a_run_is_found_by_its_id_or_the_begin_of_it(client: Any) -> None:
     assert read_trail(client, "r9").run["run_id"] == "r9"
     assert read_trail(client, "r1", "zeta").run["input_tokens"] == 3
-    with pytest.raises(UsageError, match="several tenants have a run r1.*acme, zeta"):
+    with pytest.raises(UsageError, match=r"several tenants have a run r1.*acme, zeta"):
         read_trail(client, "r1")
-    with pytest.raises(UsageError, match="several runs begin with r.*r9, r3, r2, r1"):
+    with pytest.raises(UsageError, match=r"several runs begin with r.*r9, r3, r2, r1"):
         read_trail(client, "r", "acme")
-    with pytest.raises(UsageError, match="no run has the id nope.*the latest are r1"):
+    with pytest.raises(UsageError, match=r"no run has the id nope.*the latest are r1"):
         read_trail(client, "nope", "zeta")
 
 
 def test_a_timeline_and_a_scoreboard_can_be_made_of_what_is_stored(client: Any) -> None:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(timeline(read_trail(client, "r1", "acme")))
     console.print(scoreboard(scoreboard_rows(client), 80))
     text = console.export_text()

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from agentledger.infra import codegen, schema_lock
 from agentledger.schemas.catalogue import current_schemas, schema_sha256, schema_text
 from agentledger.schemas.errors import SchemaError

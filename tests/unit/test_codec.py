@@ -6,15 +6,15 @@ import io
 
 import fastavro
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import HEADER_BYTES, Codec, without_logical_types
 from agentledger.schemas.encoding import LONG
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
 from agentledger.schemas.events import EVENT_TYPES, Event, RunFinished
 from agentledger.schemas.registry import LockEntry, LockFileRegistry, bundled_lock
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.strategies import any_event, as_fields, events_of
 
 CODEC = Codec(LockFileRegistry())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped, read_file
 from agentledger.producers.importers.chat import field_at, parse, parse_lines, read_outcome
 from agentledger.schemas.errors import ImportFormatError
@@ -37,11 +38,11 @@ TRAJ: list[dict[str, Any]] = [
 RECORD = {"task_id": 12, "trial": 0, "info": {"reward": Decimal("1.0")}, "traj": TRAJ, "model": "openai/gpt-4.1"}
 OPTIONS = ImportOptions(
     source="s",
-    messages_field="traj",
-    outcome_field="info.reward",
-    run_id_fields=("task_id", "trial"),
-    task_field="task_id",
-    model_field="model",
+    messages="traj",
+    outcome="info.reward",
+    run_id=("task_id", "trial"),
+    task="task_id",
+    model="model",
 )
 
 
@@ -87,7 +88,7 @@ def test_records_are_found_wherever_they_lie() -> None:
 def test_equally_numbered_records_of_two_batches_do_not_collide() -> None:
     other = RECORD | {"traj": [{"role": "assistant", "content": "No."}]}
     assert run_of(other).run_id != run_of(RECORD).run_id
-    assert run_of(RECORD, ImportOptions(messages_field="traj")).run_id.startswith("chat-")
+    assert run_of(RECORD, ImportOptions(messages="traj")).run_id.startswith("chat-")
 
 
 def test_a_greeting_without_usage_beside_messages_with_it_is_no_model_call() -> None:
@@ -122,7 +123,7 @@ def test_outcomes(value: Any, success: bool | None, score: float | None) -> None
 
 
 def test_what_is_missing_is_listed() -> None:
-    options = ImportOptions(outcome_field="reward", run_id_fields=("id",))
+    options = ImportOptions(outcome="reward", run_id=("id",))
     items = list(parse({"messages": [{"role": "ghost"}, {"role": "tool", "content": "x"}]}, options, "x"))
     assert [item.kind for item in items if isinstance(item, Unmapped)] == [
         "record without the field id of the run id",

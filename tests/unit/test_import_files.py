@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentledger.producers import importers
 from agentledger.producers.importers import FORMATS, ImportOptions, Progress, expand_paths, find_files, import_files
 from agentledger.producers.importers import documents as documents_module
@@ -108,7 +109,9 @@ def test_the_name_of_the_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_options_label_the_run(tmp_path: Path) -> None:
-    options = ImportOptions(source="pilot", agent_id="clerk", workflow="refunds", environment="staging", tenant="acme")
+    options = ImportOptions(
+        source="pilot", agent_id="clerk", workflow="refunds", environment="staging", tenant_id="acme"
+    )
     events: list[Event] = []
     import_files("run-log", [write(tmp_path / "a.jsonl", LINE % "1")], events.append, options)
     event = events[0]

@@ -9,6 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agentledger.producers.importers import (
     ImportedRun,
     ImportOptions,
@@ -22,10 +25,8 @@ from agentledger.producers.importers import (
 from agentledger.producers.importers.documents import parse_json
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import ImportFormatError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-OPTIONS = ImportOptions(source="s", outcome_field="reward", run_id_fields=("id",), task_field="task", cost_field="cost")
+OPTIONS = ImportOptions(source="s", outcome="reward", run_id=("id",), task="task", cost="cost")
 CODEC = Codec(open_registry())
 STAMP = "2026-05-31T12:00:03"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
@@ -157,7 +158,6 @@ def test_the_untouched_document_is_a_run_that_encodes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=2000)
 @given(draw=st.data())
 def test_whatever_stands_anywhere_the_events_encode_or_the_fault_is_named(name: str, draw: st.DataObject) -> None:
     document, parse = CASES[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentledger.producers.importers import ImportedRun, ImportOptions, Unmapped, find_files, read_file
 from agentledger.producers.importers.mini_swe import parse
 from agentledger.schemas.errors import ImportFormatError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped
 from agentledger.producers.importers.documents import parse_json
 from agentledger.producers.importers.otel_json import parse, read_span

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped
 from agentledger.producers.importers.run_log import parse
 from agentledger.schemas import canonical_json, digest_bytes

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 import pytest
+
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped
 from agentledger.producers.importers.tau2 import parse
 from agentledger.schemas.errors import ImportFormatError
@@ -241,7 +242,7 @@ def test_another_document_is_refused_and_an_empty_batch_is_listed() -> None:
 def test_the_same_run_has_the_same_bytes_from_any_file_and_other_ids_in_another_tenant() -> None:
     first, again = run_of(batch(CONVERSATION)), run_of(batch(CONVERSATION))
     assert first == again
-    other = run_of(batch(CONVERSATION), ImportOptions(tenant="acme"))
+    other = run_of(batch(CONVERSATION), ImportOptions(tenant_id="acme"))
     assert not {e.event_id for e in first.events} & {e.event_id for e in other.events}
     assert other.run_id == "acme/07a19ead-5eb9-40a3-8786-41daf19cf315"
 

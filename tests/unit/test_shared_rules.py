@@ -9,12 +9,13 @@ from decimal import Decimal
 
 import pytest
 import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agentledger.schemas.errors import AgentledgerError, MoneyError
 from agentledger.schemas.hashing import LeafHasher, canonical_json, headers_digest
 from agentledger.schemas.identity import content_id, derived_id, event_time_ms, uuid7
 from agentledger.schemas.money import NANOUSD_MAX, format_usd, usd_to_nanousd
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import agentledger.infra.stack.jars as jars_module
 import pytest
+
+import agentledger.infra.stack.jars as jars_module
 from agentledger.infra.stack.jars import KAFKA_VERSION, default_cache_dir, first_error, is_complete, kafka_classpath
 from agentledger.schemas.errors import StackError
 

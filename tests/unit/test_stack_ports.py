@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from agentledger.infra.stack.config import StackConfig, choose_ports, remember_ports
 from agentledger.infra.stack.ports import HIGHEST, LOWEST, accepts, check_port_free, free_port, is_free
 from agentledger.schemas.errors import StackError

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from agentledger.infra.stack import Program
 from agentledger.infra.stack.files import check_free_space, file_lock, make_data_dir
 from agentledger.infra.stack.kafka import server_properties

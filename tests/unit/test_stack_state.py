@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from agentledger.infra.stack import Endpoints, StackState, find_running, spawn_detached, status, stop_running
 from agentledger.infra.stack.files import file_lock
 from agentledger.infra.stack.processes import ProcessId, end_process
