@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
@@ -18,9 +19,12 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
     memory = config.broker == "memory"
     partitions = MEMORY_BROKER_PARTITIONS if memory else settings.kafka_partitions
 
+    instance = {"AGENTLEDGER_KAFKA_INSTANCE": str(uuid.uuid4())} if memory else {}
+
     def program_env(endpoints: Endpoints) -> Mapping[str, str]:
         return {
             **endpoints.env(),
+            **instance,
             "AGENTLEDGER_DATA_DIR": str(config.data_dir),
             "AGENTLEDGER_KAFKA_PARTITIONS": str(partitions),
         }

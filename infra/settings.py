@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     kafka_sasl_mechanism: str = Field("", description="Such as SCRAM-SHA-512; empty: no SASL.")
     kafka_sasl_username: str = Field("", description="User for SASL.")
     kafka_sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
+    kafka_instance: str = Field(
+        "", description="Tells brokers without topic ids apart; the local stack sets it for its memory broker."
+    )
     kafka_partitions: int = Field(
         4,
         ge=1,

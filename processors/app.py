@@ -13,25 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import faust
 
 from agentledger.processors.acknowledged import AcknowledgedProducer
 from agentledger.processors.packing import unpack
-from agentledger.processors.programs import EXIT_FAILED, die, say_ready
+from agentledger.processors.programs import die, say_ready
 from agentledger.processors.rating import GenaiPriceBook
 from agentledger.processors.run_fold import RunFold
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
 from agentledger.processors.transport import PromptTransport
 from agentledger.processors.watchdog import Watchdog
+from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.ports import PriceBook
@@ -41,23 +38,8 @@ from agentledger.schemas.topics import PACKED
 BATCH_MESSAGES_MAX = 8  # packed messages per batch: up to 4,000 events, so some 0.4 s at most from first to last
 WAITING_MESSAGES_MAX = 32  # taken from Faust and not yet folded
 STREAM_BUFFER_MESSAGES = 32  # within Faust, at up to 1 MiB each
-STOP_SECONDS = 20.0  # for leaving the group; what is lost by a cut-off stop is only time
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What a worker needs. `kafka` holds librdkafka's settings, bootstrap.servers at least."""
-
-    kafka: dict[str, Any] = field(repr=False)
-    data_dir: Path
-    partitions: int
-    schema_registry_url: str = ""
-    schema_registry_auth: str = field(default="", repr=False)
-    session_timeout_s: float = 10.0
-    stalled_after_s: float = 60.0  # no progress for this long, with input waiting, ends the process
-    commit_interval_s: float = 1.0
 
 
 class Worker:
@@ -77,12 +59,12 @@ class Worker:
             deleting=False,
             allow_empty=True,
         )
-        self.table: RunTable = self.app.Table(
+        self._table: RunTable = self.app.Table(
             "runs", key_type=bytes, value_type=bytes, partitions=config.partitions, changelog_topic=changelog
         )
         codec = Codec(open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth))
-        self.fold = RunFold(codec, prices or GenaiPriceBook(), self.table.stored)
-        self.watchdog = Watchdog(config.kafka, PACKED.name, config.stalled_after_s)
+        self._fold = RunFold(codec, prices or GenaiPriceBook(), self._table.stored)
+        self._watchdog = Watchdog(config.kafka, PACKED.name, config.stalled_after_s)
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
         self._next_offset: dict[int, int] = {}
@@ -90,8 +72,22 @@ class Worker:
         packed = self.app.topic(PACKED.name, value_serializer="raw", value_type=bytes, allow_empty=True)
         self.app.agent(packed, name="runs", concurrency=1)(or_die(self._receive))
         self.app.task(or_die(self._work))
-        self.table.on_recover(or_die(self._recovered))
+        self._table.on_recover(or_die(self._recovered))
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+
+    async def start(self) -> None:
+        """Join the group; messages are folded from then on."""
+        await self.app.start()
+        self._watchdog.start()
+
+    async def stop(self) -> None:
+        """Finish what is in hand, commit and leave the group."""
+        await self.app.stop()
+
+    def raise_crash(self) -> None:
+        """Raise what made Faust crash, if it has."""
+        if self.app.crashed:
+            raise self.app.crash_reason or BrokerError("Faust crashed without a reason")
 
     async def _receive(self, stream: Any) -> None:
         """Hand messages over without acknowledging them, so that several can be folded at a time."""
@@ -113,19 +109,19 @@ class Worker:
             self._fold_message(message.partition, message.value)
             await asyncio.sleep(0)  # Faust's own tasks, heartbeats of commits among them, get their turn
         await self._output.settled()
-        changed = self.fold.take_changed()
+        changed = self._fold.take_changed()
         for partition, key, value in changed:
             self._output.send(CHANGELOG, partition, key, value)
         await self._output.settled()
         for partition, key, value in changed:
-            self.table.put(partition, key, value)
+            self._table.put(partition, key, value)
         for event in batch:
             event.ack()
-            self.watchdog.position(event.message.partition, event.message.offset + 1)
+            self._watchdog.position(event.message.partition, event.message.offset + 1)
 
     def _fold_message(self, partition: int, value: bytes) -> None:
         for record in unpack(value):
-            for topic, key, derived in self.fold.take(partition, record):
+            for topic, key, derived in self._fold.take(partition, record):
                 self._output.send(topic, partition, key, derived)
 
     def _check_dense(self, partition: int, offset: int) -> None:
@@ -141,15 +137,15 @@ class Worker:
 
     async def _recovered(self) -> None:
         async with self._folding:
-            self.fold.forget()
+            self._fold.forget()
             self._next_offset.clear()
         partitions = {tp.partition for tp in self.app.consumer.assignment() if tp.topic == PACKED.name}
-        self.watchdog.assigned(partitions)
-        log.info("ready: %d partitions, %d runs", len(partitions), len(self.table.data))
+        self._watchdog.assigned(partitions)
+        log.info("ready: %d partitions, %d runs", len(partitions), len(self._table.data))
         say_ready()
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
-        self.watchdog.assigned(set())
+        self._watchdog.assigned(set())
 
 
 def build_app(config: WorkerConfig) -> faust.App:
@@ -208,39 +204,3 @@ def or_die(handler: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., C
             die(error)
 
     return guarded
-
-
-async def _run(config: WorkerConfig, stop: asyncio.Event) -> None:
-    config.data_dir.mkdir(parents=True, exist_ok=True)
-    worker = Worker(config)
-    await worker.app.start()
-    worker.watchdog.start()
-    stopping = asyncio.ensure_future(stop.wait())
-    while not stopping.done():
-        await asyncio.wait([stopping], timeout=0.5)
-        if worker.app.crashed:
-            die(worker.app.crash_reason or RuntimeError("Faust crashed without a reason"))
-    started = time.monotonic()
-    try:
-        await asyncio.wait_for(worker.app.stop(), STOP_SECONDS)
-    except TimeoutError:
-        log.warning("left without saying goodbye to the group after %.0f s", time.monotonic() - started)
-
-
-def run_worker(config: WorkerConfig) -> None:
-    """Run until SIGTERM or SIGINT. Writes the ready file once partitions are assigned and their states recovered."""
-    import signal  # noqa: PLC0415
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        try:
-            await _run(config, stop)
-        except Exception as error:  # noqa: BLE001 - a start that fails must end with the same line and code
-            die(error)
-        logging.shutdown()
-        os._exit(0)  # Faust's threads may outlive a stop
-
-    asyncio.run(main())
-    raise SystemExit(EXIT_FAILED)

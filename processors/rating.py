@@ -117,10 +117,11 @@ class GenaiPriceBook:
     def _tariff(
         self, model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant], all_input_tokens: int
     ) -> Tariff:
-        """The tariff at this moment, tier and size of the prompt, from the cache. The book's objects live as long as it."""
+        """The tariff at this moment, tier and size of the prompt, from the cache."""
         price = model.get_prices(moment)
         for variant in reversed(variants):  # the first one that matches wins, key by key
             price = types.ModelPrice(**vars(price) | {k: v for k, v in vars(variant.prices).items() if v is not None})
+        # By identity: the book's objects live as long as the book.
         key = id(model.get_prices(moment)), *map(id, variants), _passed_tier(price, all_input_tokens)
         tariff = self._tariffs.get(key)
         if tariff is None:
@@ -164,9 +165,9 @@ def _spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
 
     Only a name without any provider is looked for among all makers: a local model may be called like a sold one.
     """
-    provider, reference = provider.strip().lower(), model.strip().lower().removeprefix("@")
+    provider, reference = provider.strip().lower(), model.strip().lower()
     tried: list[tuple[str | None, str]] = [(provider, reference)] if provider else []
-    rest = reference
+    rest = reference.removeprefix("@")
     while "/" in rest:
         prefix, rest = rest.split("/", 1)
         tried.append((prefix, rest))
@@ -182,7 +183,7 @@ def _moment(at_us: int) -> datetime:
 def _variants(
     provider: types.Provider, model: types.ModelInfo, moment: datetime, tier: str
 ) -> list[types.PriceVariant]:
-    """The book's prices for this tier at that moment. A maker's tiers don't hold where another provider sells its model."""
+    """The book's prices for this tier at that moment; a maker's tiers don't hold where another sells its model."""
     if not any(sold is model for sold in provider.models):
         return []
     when = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}

@@ -1,7 +1,7 @@
 """Faust's Kafka transport with a short wait for new records.
 
-Faust asks the broker to hold a fetch for 1.5 s when there is nothing to read, and has no setting for that. Kafka answers
-as soon as a record comes, but librdkafka's mock cluster only when the wait is over.
+Faust asks the broker to hold a fetch for 1.5 s when there is nothing to read, and has no setting for that. Kafka
+answers as soon as a record comes, but librdkafka's mock cluster only when the wait is over.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agentledger.producers.event_ids import as_event_id
 from agentledger.schemas.catalogue import current_schemas
 
 TEXT_BYTES_MAX = 4096  # a message, a reason, a name: more belongs into a payload store
@@ -97,14 +98,28 @@ def clean_body(record_name: str, body: Any) -> None:
 
 def _clean_value(name: str, avro_type: Any, value: Any) -> Any:
     if isinstance(avro_type, list):
-        return None if value is None else _clean_value(name, avro_type[1], value)
-    kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
+        return None if value is None else _clean_scalar(name, avro_type[1], value)
+    clean = _clean_scalar(name, avro_type, value)
+    return _ABSENT[_kind(avro_type)] if clean is None else clean
+
+
+_ABSENT: dict[str, Any] = {"string": "", "long": 0, "double": 0.0, "boolean": False}
+
+
+def _clean_scalar(name: str, avro_type: Any, value: Any) -> Any:
+    kind = _kind(avro_type)
     if kind == "string":
+        if isinstance(avro_type, dict):  # the only logical type on strings is uuid
+            return as_event_id(value)
         return clean_text(value, CONTENT_BYTES_MAX if name.endswith("_redacted") else TEXT_BYTES_MAX)
     if kind == "long":
-        return clean_int(value) or 0
+        return clean_int(value)
     if kind == "double":
-        return clean_float(value) or 0.0
+        return clean_float(value)
     if kind == "array":
         return clean_texts(value)
     return clean_labels(value) if kind == "map" else bool(value)
+
+
+def _kind(avro_type: Any) -> str:
+    return str(avro_type["type"] if isinstance(avro_type, dict) else avro_type)

@@ -7,7 +7,7 @@ the calls under way use, one call where a run makes one at a time. Counts of cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -110,9 +110,9 @@ def to_budget(budget: RunBudget | Mapping[str, Any] | None) -> RunBudget | None:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunUsage:
-    """What a run has used. Calls count when they begin; tokens and dollars when they end."""
+    """What a run has used so far. Calls count when they begin; tokens and dollars when they end."""
 
     model_calls: int = 0
     tool_calls: int = 0
@@ -120,12 +120,6 @@ class RunUsage:
     cost_nanousd: int = 0
     calls_without_price: int = 0
     calls_without_tokens: int = 0
-
-    def with_call(self, kind: CallKind) -> RunUsage:
-        """The usage once a call of this kind has begun."""
-        if kind == "model":
-            return replace(self, model_calls=self.model_calls + 1)
-        return replace(self, tool_calls=self.tool_calls + 1)
 
 
 def check_before(kind: CallKind, usage: RunUsage, budget: RunBudget, run_id: str, elapsed_us: int) -> None:

@@ -33,4 +33,4 @@ def format_usd(nanousd: int | None, *, places: int = 4) -> str:
     if nanousd is None:
         return "unpriced"
     usd = (Decimal(nanousd) / NANOUSD_PER_USD).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
-    return f"{'-' if nanousd < 0 else ''}${abs(usd):,}"
+    return f"{'-' if nanousd < 0 else ''}${abs(usd):,f}"

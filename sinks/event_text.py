@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from rich.text import Text
 
-from agentledger.schemas.money import format_usd
 from agentledger.sinks.run_trail import Row
 
 PLACES, PLACES_MAX = 4, 9  # decimals of a dollar: most calls cost a few ten-thousandths, some a few billionths
@@ -151,11 +151,14 @@ def _budget(row: Row) -> str:
 
 
 def money_text(nanousd: int | None) -> str:
-    """Dollars to four places; of less than a cent, so many that two digits show: a small amount must not read as 0."""
+    """Dollars to four places; of less than $0.001, so many places that two digits show: little must not read as 0."""
+    if nanousd is None:
+        return "unpriced"
     places = PLACES
     while nanousd and places < PLACES_MAX and abs(nanousd) < 10 ** (10 - places):
         places += 1
-    return format_usd(nanousd, places=places)
+    usd = round(Decimal(abs(nanousd)).scaleb(-PLACES_MAX), places)  # half to even
+    return f"{'-' if nanousd < 0 else ''}${usd:,.{places}f}"
 
 
 def _amount(amount: int, metric: str) -> str:

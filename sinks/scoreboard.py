@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentledger.schemas.money import NANOUSD_PER_USD, format_usd
-from agentledger.sinks.event_text import money_text
+from agentledger.sinks.event_text import clean, money_text
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.run_trail import Row
 
@@ -22,11 +22,7 @@ def scoreboard_rows(client: Client, tenant_id: str | None = None) -> list[dict[s
     """Rows of the view `scoreboard`, of one tenant or all, by tenant and workflow. Raises StoreError."""
     where = " WHERE tenant_id = {tenant_id:String}" if tenant_id else ""
     sql = f"SELECT * FROM agentledger.scoreboard{where} ORDER BY tenant_id, workflow"  # noqa: S608 - constants only
-    return query(
-        client,
-        sql,
-        parameters={"tenant_id": tenant_id} if tenant_id else None,
-    ).records()
+    return query(client, sql, parameters={"tenant_id": tenant_id} if tenant_id else None).records()
 
 
 def scoreboard(rows: Sequence[Row], width: int = 80) -> RenderableType:
@@ -34,16 +30,18 @@ def scoreboard(rows: Sequence[Row], width: int = 80) -> RenderableType:
     if not rows:
         return Text("no run is recorded yet: agentledger demo records some")
     several = len({row["tenant_id"] for row in rows}) > 1
-    wide = width >= NARROW + (12 if several else 0)
+    wide = width >= NARROW
     table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="bold")
-    if several:
-        table.add_column("tenant", no_wrap=True, max_width=16)
-    table.add_column("workflow", overflow="ellipsis", no_wrap=True, max_width=WORKFLOW_CHARACTERS_MAX, ratio=1)
-    headings = _LONG if wide else _SHORT
-    for heading in headings:
+    # Names fold where room is short; a figure is never cut: half of it would read as another.
+    table.add_column("workflow", overflow="fold", min_width=8, max_width=WORKFLOW_CHARACTERS_MAX)
+    for heading in _LONG if wide else _SHORT:
         table.add_column(heading, justify="right", no_wrap=True)
+    tenant = None
     for row in rows:
-        table.add_row(*([Text(row["tenant_id"])] if several else []), Text(row["workflow"] or "(none)"), *_cells(row))
+        if several and row["tenant_id"] != tenant:
+            tenant = row["tenant_id"]
+            table.add_row(Text(f"tenant {clean(tenant)}", style="dim"))
+        table.add_row(Text(clean(row["workflow"]) or "(none)"), *_cells(row))
     return Group(table, *_notes(rows))
 
 

@@ -15,7 +15,7 @@ from agentledger.schemas.errors import SchemaError
 DATABASE = "agentledger"
 LEDGER = f"{DATABASE}.ledger"
 BATCHES = f"{DATABASE}.ledger_batches"
-CLAIMS = f"{DATABASE}.ledger_claims"
+TRIAL = f"{DATABASE}.ledger_trial"
 
 # Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
 _FEW_VALUES = frozenset(
@@ -152,14 +152,11 @@ def table_statements() -> list[str]:
     topic LowCardinality(String), topic_id UUID, partition UInt32,
     first_offset Int64, last_offset Int64, first_index UInt64, last_index UInt64, rows UInt64,
     last_ledger_time DateTime64(6, 'UTC'), max_event_id String, skipped_offsets Int64,
-    batch_time DateTime64(6, 'UTC'), claim_id UUID, written_at DateTime64(6, 'UTC')
+    batch_time DateTime64(6, 'UTC'), written_at DateTime64(6, 'UTC')
 ) ENGINE = MergeTree ORDER BY (topic_id, partition, last_index)
 COMMENT 'One row per log and flush: what it says is written, is written. The last row is where the writer stands'""",
-        f"""CREATE TABLE IF NOT EXISTS {CLAIMS} (
-    topic LowCardinality(String), topic_id UUID, partition UInt32, epoch UInt64, claim_id UUID,
-    claimed_at DateTime64(6, 'UTC')
-) ENGINE = MergeTree ORDER BY (topic_id, partition, epoch, claim_id)
-COMMENT 'Which writer may write which log: the highest epoch. An INSERT of any other writer is refused'""",
+        f"CREATE OR REPLACE TABLE {TRIAL} AS {LEDGER} ENGINE = Null "
+        "COMMENT 'Reads rows and keeps none: finds the record that can''t be read without writing its neighbours'",
     ]
 
 

@@ -49,17 +49,19 @@ def _name_value(param: str) -> tuple[str, str]:
 @click.option("--tenant", default=None, help="Where the same run id exists for several tenants.")
 def run(run_id: str, tenant: str | None) -> None:
     """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
-    from agentledger.sinks import run_rows, timeline
+    from agentledger.sinks import read_trail, timeline
 
-    Console().print(timeline(run_rows(connect(load_settings()), run_id, tenant)))
+    Console().print(timeline(read_trail(connect(load_settings()), run_id, tenant)))
 
 
 @click.command()
 def scoreboard() -> None:
     """Show per workflow: runs, success, cost, cost per successful outcome, escalations, denials, alerts."""
-    from agentledger.sinks import scoreboard_rows, scoreboard_table
+    from agentledger.sinks import scoreboard as laid_out
+    from agentledger.sinks import scoreboard_rows
 
-    Console().print(scoreboard_table(scoreboard_rows(connect(load_settings()))))
+    console = Console()
+    console.print(laid_out(scoreboard_rows(connect(load_settings())), console.width))
 
 
 COMMANDS = {"query": query, "run": run, "scoreboard": scoreboard}

@@ -41,6 +41,8 @@ def writer() -> None:
         clickhouse_user=settings.clickhouse_user,
         clickhouse_password=settings.clickhouse_password.get_secret_value(),
         schema_registry_url=settings.schema_registry_url,
+        schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+        kafka_instance=settings.kafka_instance,
         batch_rows_max=settings.writer_batch_rows_max,
         linger_ms_max=settings.writer_linger_ms_max,
     )
@@ -69,6 +71,7 @@ def worker() -> None:
             kafka=kafka_config(settings),
             data_dir=Path(settings.data_dir) / "worker",
             schema_registry_url=settings.schema_registry_url,
+            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
             partitions=settings.kafka_partitions,
         )
     )

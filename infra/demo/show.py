@@ -19,7 +19,7 @@ from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, StackConfig, find_running, kafka_classpath
 from agentledger.producers import Ledger
 from agentledger.schemas.errors import StackError, StoreError, UsageError
-from agentledger.sinks import scoreboard_rows, scoreboard_table
+from agentledger.sinks import scoreboard, scoreboard_rows
 
 STORY_AGE_US = 5 * 86_400_000_000  # the story ends before today, so that its late outcomes lie in the past too
 ARRIVAL_WAIT_S_MAX = 90.0
@@ -97,7 +97,7 @@ def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, run
 
         wait_for_arrival(client, producers, emitted, show)
     console.print()
-    console.print(scoreboard_table(scoreboard_rows(client)))
+    console.print(scoreboard(scoreboard_rows(client), console.width))
 
 
 def wait_for_arrival(client: Any, producers: list[str], emitted: int, show: Callable[..., None]) -> None:

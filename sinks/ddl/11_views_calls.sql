@@ -1,6 +1,6 @@
 -- Model calls and tool calls. Money is nano-dollars, times are UTC.
 
--- ANY: one charge per call by the processor's rule, so a call stays one row whatever is in the ledger.
+-- ANY: one charge per call by the rule of the processor, so a call stays one row whatever is in the ledger.
 -- tenant_id and run_id are in the join so that a filter on them reaches both sides.
 CREATE OR REPLACE VIEW agentledger.model_calls
 (
@@ -112,7 +112,7 @@ ANY LEFT JOIN
     ON charges.tenant_id = calls.tenant_id AND charges.run_id = calls.run_id AND charges.rated_event_id = calls.event_id
 COMMENT 'One row per model call, with its charge where there is one';
 
--- The window's partition holds tenant_id and run_id, so a filter on them is applied before the sort.
+-- The partition of the window holds tenant_id and run_id, so a filter on them is applied before the sort.
 CREATE OR REPLACE VIEW agentledger.tool_calls
 (
     run_id String COMMENT 'The run: one attempt of an agent at one task',

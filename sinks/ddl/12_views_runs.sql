@@ -2,7 +2,7 @@
 
 -- One pass over the ledger without joins: every fact of a run carries its run_id, and a filter on run_id or tenant_id
 -- reaches the table, as both are keys of the GROUP BY. The first start and the latest end and outcome count.
--- Charges name the call they rate: those of a simulated user's calls are told apart by the ids of these calls.
+-- Charges name the call they rate: those of calls of a simulated user are told apart by the ids of these calls.
 CREATE OR REPLACE VIEW agentledger.runs
 (
     run_id String COMMENT 'The run: one attempt of an agent at one task',

@@ -421,7 +421,7 @@ def test_a_timeline_and_a_scoreboard_can_be_made_of_what_is_stored(client: Any) 
     console.print(scoreboard(scoreboard_rows(client), 80))
     text = console.export_text()
     for expected in (
-        "budget exceeded",
+        "cost budget of the run exceeded",
         "alert critical budget_exceeded",
         "outcome success",
         "rejected",

@@ -1,0 +1,247 @@
+"""One call of a model or a tool while it runs: a context manager, sync and async, that becomes one event at its end.
+
+The fields of the record are attributes under their own names, with the record's defaults on the class, so that the
+encoder reads the call itself and no second object is built.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_text
+from agentledger.producers.content import describe
+from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
+from agentledger.schemas.errors import MoneyError
+from agentledger.schemas.money import usd_to_nanousd
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from agentledger.producers.budget_guard import CallKind
+    from agentledger.producers.runs import Run
+
+_CANCELLATIONS = (CancelledError, KeyboardInterrupt, GeneratorExit)
+
+# The innermost run or call that is open in this thread or task: what an event follows from.
+enclosing: ContextVar[Run | Call | None] = ContextVar("agentledger_enclosing", default=None)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether the work was called off rather than failed."""
+    return isinstance(error, _CANCELLATIONS)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether the error is a time-out: Python's own, or one that calls itself so, as HTTP clients' do."""
+    return isinstance(error, TimeoutError) or any("Timeout" in kind.__name__ for kind in type(error).__mro__)
+
+
+class Call:
+    """What model calls and tool calls have in common."""
+
+    kind: ClassVar[CallKind]
+    record_name: ClassVar[str]
+
+    run: Run
+    event_id: str = ""
+    span_id: str = ""
+    parent_event_id: str | None = None
+    requestor: str = ""
+    attempt: int = 1
+    status: str = ""  # set at the end, unless it was set before
+    error_type: str = ""
+    error_message: str = ""
+    latency_ms: float | None = None
+    reported_cost_nanousd: int | None = None
+    _began_us: int = 0
+    _outer: Token[Run | Call | None] | None = None
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C `traceparent` header for what is called, such as the model's or the tool's HTTP request."""
+        return f"00-{self.run.trace_id}-{self.span_id}-01"
+
+    def reported_cost_usd(self, amount_usd: Decimal | float | str) -> None:
+        """What the provider says that this call cost, in US dollars. An amount that is none is reported and left out."""
+        try:
+            self.reported_cost_nanousd = usd_to_nanousd(amount_usd)
+        except MoneyError as error:
+            self.run.ledger.tell("invalid_cost", str(error))
+
+    def __enter__(self) -> Self:
+        run = self.run
+        run.admit(self.kind)
+        self._begin()
+        self._outer = enclosing.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._outer is not None:
+            leave(self._outer)
+            self._outer = None
+        if self.latency_ms is None:
+            self.latency_ms = max(0, self.run.ledger.timer() - self._began_us) / 1000
+        if error is not None:
+            self.note_error(error)
+        elif not self.status:
+            self.status = "ok"
+        self.run.record_call(self)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _begin(self) -> None:
+        run = self.run
+        self._began_us = run.ledger.timer()
+        self.event_id = event_id = new_event_id(run.ledger.clock())
+        self.span_id = span_id_of(event_id)
+        if self.parent_event_id is None:
+            self.parent_event_id = run.enclosing_event_id()
+
+    def note_error(self, error: BaseException) -> None:
+        """Take down what ended the call: class, message cut to 4 KiB, and the status that follows from it."""
+        self.error_type = type(error).__name__
+        self.error_message = clean_text(error, TEXT_BYTES_MAX)
+        if not self.status:
+            self.status = self._status_after(error)
+
+    def _status_after(self, error: BaseException) -> str:
+        raise NotImplementedError
+
+
+class ModelCall(Call):
+    """A call of a model. Set what the answer says; what is not set stays unknown, which is not zero."""
+
+    kind = "model"
+    record_name = "ModelCallCompleted"
+
+    provider: str = ""
+    requested_model: str = ""
+    answered_model: str = ""
+    service_tier: str = ""
+    input_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    time_to_first_token_ms: float | None = None
+    finish_reason: str = ""
+    response_id: str = ""
+    input_digest: str = ""
+    input_bytes: int | None = None
+    output_digest: str = ""
+    output_bytes: int | None = None
+
+    def __init__(self, run: Run, model: str, provider: str) -> None:
+        self.run = run
+        self.requested_model = model
+        self.provider = provider
+
+    def usage(
+        self,
+        *,
+        input_tokens: int | None = 0,
+        cache_read_tokens: int | None = 0,
+        cache_write_tokens: int | None = 0,
+        output_tokens: int | None = 0,
+        reasoning_tokens: int | None = 0,
+    ) -> None:
+        """The call's tokens, disjoint: input without cache reads and writes, output without reasoning.
+
+        Each call of this replaces the last, as a stream's running totals do.
+        """
+        self.input_tokens = input_tokens
+        self.cache_read_tokens = cache_read_tokens
+        self.cache_write_tokens = cache_write_tokens
+        self.output_tokens = output_tokens
+        self.reasoning_tokens = reasoning_tokens
+
+    def first_token(self) -> None:
+        """The first token has arrived, now. Only the first call of this counts."""
+        if self.time_to_first_token_ms is None:
+            self.time_to_first_token_ms = max(0, self.run.ledger.timer() - self._began_us) / 1000
+
+    def input(self, messages: object) -> None:
+        """The request's messages: kept as digest and size."""
+        self.input_digest, self.input_bytes, _ = describe(messages)
+
+    def output(self, answer: object) -> None:
+        """The answer: kept as digest and size."""
+        self.output_digest, self.output_bytes, _ = describe(answer)
+
+    def reject(self, reason: str = "") -> None:
+        """The model answered, but the harness refuses the answer."""
+        self.status = "rejected"
+        self.error_message = clean_text(reason)
+
+    def _status_after(self, error: BaseException) -> str:
+        return "cancelled" if is_cancellation(error) else "error"
+
+
+class ToolCall(Call):
+    """A call of a tool."""
+
+    kind = "tool"
+    record_name = "ToolCallCompleted"
+
+    tool: str = ""
+    tool_version: str = ""
+    call_id: str = ""
+    arguments_digest: str = ""
+    arguments_bytes: int | None = None
+    arguments_redacted: str | None = None
+    result_digest: str = ""
+    result_bytes: int | None = None
+    result_redacted: str | None = None
+    effect: str = ""
+    target: str = ""
+    idempotency_key: str = ""
+    dry_run: bool = False
+    policy_decision_id: str | None = None
+    evidence_ids: Sequence[str] = ()
+
+    def __init__(self, run: Run, tool: str) -> None:
+        self.run = run
+        self.tool = tool
+
+    def arguments(self, value: object) -> None:
+        """The arguments: kept as digest and size, and as far as the ledger's redaction lets them through."""
+        self.arguments_digest, self.arguments_bytes, self.arguments_redacted = describe(value, self.run.ledger.redact)
+
+    def result(self, value: object) -> None:
+        """The result: kept as digest and size, and as far as the ledger's redaction lets it through."""
+        self.result_digest, self.result_bytes, self.result_redacted = describe(value, self.run.ledger.redact)
+
+    def deny(self, policy_decision_id: str | None = None, reason: str = "") -> None:
+        """The tool was not called: a policy, or a person, said no."""
+        self.status = "denied"
+        self.error_message = clean_text(reason)
+        if policy_decision_id is not None:
+            self.policy_decision_id = as_event_id(policy_decision_id)
+
+    def _status_after(self, error: BaseException) -> str:
+        return "timeout" if is_timeout(error) else "error"  # the record has no word for a cancelled tool call
+
+
+def leave(outer: Token[Run | Call | None]) -> None:
+    """Make what was open before the current run or call the innermost again."""
+    try:
+        enclosing.reset(outer)
+    except ValueError:  # an async generator that is closed by another task than began it: its context is gone anyway
+        pass
+
+
+def set_facts(target: Call, facts: Mapping[str, Any]) -> None:
+    """Set the given record fields; those that are None keep their default."""
+    for name, value in facts.items():
+        if value is not None:
+            setattr(target, name, value)

@@ -1,0 +1,231 @@
+"""One process's stream of events: who emits, in which order, and what became of each. Never raises, never waits."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_text
+from agentledger.producers.delivery import DeliveryCounters, EmitProblem, Gap, GapList
+from agentledger.producers.envelope import RecordKind, RunEnvelope, encode_event, record_kind
+from agentledger.producers.event_ids import new_event_id
+from agentledger.producers.quiet_log import quiet_logger
+from agentledger.schemas.encoding import encode_text
+from agentledger.schemas.events import GapDetected
+from agentledger.schemas.ports import Clock, RecordProducer, SchemaRegistry
+from agentledger.schemas.topics import EVENT_BYTES_MAX
+
+OnProblem = Callable[[EmitProblem], None]
+# Every record that an SDK emits: their schema ids are asked for at the start, so that emitting never asks a registry.
+SDK_RECORDS = (
+    "ApprovalDecided", "ApprovalRequested", "EvidenceRetrieved", "GapDetected", "ModelCallCompleted",
+    "OutcomeRecorded", "PolicyDecided", "RunFinished", "RunStarted", "StateChanged", "ToolCallCompleted",
+    "ValidationCompleted",
+)  # fmt: skip
+GAPS_AT_ONCE = 20  # announcements per emit or report: a long outage's worth must not delay one call
+SETTLE_SECONDS = 0.002
+# What a record's fields need besides their own: the emitter writes the envelope.
+BLANK_ENVELOPE: dict[str, Any] = {
+    "event_id": "", "tenant_id": "", "producer_id": "", "producer_seq": 0, "run_id": "", "occurred_at": 0,
+}  # fmt: skip
+
+_log = quiet_logger("agentledger.producers")
+
+
+def log_problem(problem: EmitProblem) -> None:
+    """Say it in the log, at most one line a minute."""
+    _log.warning("%s: %s", problem.reason, problem.what)
+
+
+class Emitter:
+    """Numbers, encodes and queues events of one tenant; counts what became of them and announces what was lost.
+
+    Raises SchemaError at construction where the registry doesn't give the ids. After a fork the child is a producer of
+    its own, with its own ids and counts.
+    """
+
+    def __init__(
+        self,
+        producer: RecordProducer,
+        registry: SchemaRegistry,
+        *,
+        tenant_id: str,
+        clock: Clock,
+        on_problem: OnProblem = log_problem,
+    ) -> None:
+        self._producer = producer
+        self._clock = clock
+        self._on_problem = on_problem
+        self._tenant = encode_text(clean_text(tenant_id, 512))
+        self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in SDK_RECORDS}
+        self._begin()
+        _emitters.add(self)
+
+    def _begin(self) -> None:
+        self.producer_id = f"{clean_text(socket.gethostname(), 64)}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._identity = self._tenant + encode_text(self.producer_id)
+        # Announcements are numbered by themselves: they travel on another topic, and a hole there means nothing here.
+        self._gap_identity = self._tenant + encode_text(f"{self.producer_id}:gaps")
+        self._lock = threading.Lock()
+        self._announcing = threading.Lock()
+        self._next_seq = 0
+        self._next_gap_seq = 0
+        self._delivered = 0
+        self._failed = 0
+        self._dropped: dict[str, int] = {}
+        self._gaps = GapList()
+        self._gaps_announced = 0
+
+    def emit(
+        self,
+        kind: RecordKind,
+        envelope: RunEnvelope,
+        body: Any,
+        *,
+        event_id: str,
+        parent_event_id: str | None,
+        span_id: str,
+        occurred_at: int,
+    ) -> None:
+        """Queue one event of a run. What can't be queued is counted and announced. Never raises, never waits."""
+        with self._lock:
+            seq = self._next_seq
+            self._next_seq = seq + 1
+            step = envelope.next_step
+            envelope.next_step = step + 1
+        try:
+            place = kind, envelope, self._identity, seq, step, event_id, parent_event_id, span_id, occurred_at
+            value = self._encode(place, body)
+            if len(value) > EVENT_BYTES_MAX:
+                self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")
+            elif not self._producer.send(
+                kind.topic, envelope.key, value, partial(self._on_delivery, seq, envelope.run_id)
+            ):
+                self._drop(seq, "queue_full", envelope.run_id, "the queue to Kafka is full")
+                return  # so there is no room for an announcement either
+        except Exception as error:  # noqa: BLE001 - whatever it is, the agent goes on and the event is accounted for
+            self._drop(seq, "rejected", envelope.run_id, f"a {kind.name} was not taken: {error!r}")
+        if self._gaps:
+            self._announce_gaps()
+
+    def _encode(self, place: tuple[Any, ...], body: Any) -> bytes:
+        try:
+            value = encode_event(*place, body)
+            if len(value) <= EVENT_BYTES_SOFT:
+                return value
+        except Exception:  # noqa: BLE001, S110 - a field of the wrong type or with a lone surrogate: mended below
+            pass
+        clean_body(place[0].name, body)
+        return encode_event(*place, body)
+
+    @property
+    def counters(self) -> DeliveryCounters:
+        """What became of the events so far."""
+        with self._lock:
+            dropped = dict(self._dropped)
+            waiting = self._next_seq - self._delivered - self._failed - sum(dropped.values())
+            return DeliveryCounters(
+                self._next_seq, self._delivered, self._failed, dropped, waiting,
+                self._gaps_announced, len(self._gaps) + self._gaps.lost_count,
+            )  # fmt: skip
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until everything was delivered or given up, gaps announced; the count of events still waiting."""
+        end = time.monotonic() + timeout_s
+        while True:
+            self._announce_gaps()
+            waiting = self._producer.flush(max(0.0, end - time.monotonic()))
+            left = self.counters.waiting
+            if (not waiting and not left and not self._gaps) or time.monotonic() >= end:
+                return max(waiting, left)
+            time.sleep(SETTLE_SECONDS)  # reports are being served by another thread
+
+    def tell(self, reason: str, what: str) -> None:
+        """Pass a problem on to whoever listens; a listener that raises is ignored."""
+        try:
+            self._on_problem(EmitProblem(reason, what))
+        except Exception:  # noqa: BLE001, S110 - a broken listener is no reason to stop an agent
+            pass
+
+    def _on_delivery(self, seq: int, run_id: str, error: str | None) -> None:
+        if error is None:
+            with self._lock:
+                self._delivered += 1
+            if self._gaps:
+                self._announce_gaps()
+            return
+        with self._lock:
+            self._failed += 1
+        self._gaps.add(seq, _reason_of(error), run_id)
+        self.tell("not_delivered", error)
+
+    def _drop(self, seq: int, reason: str, run_id: str, what: str) -> None:
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+        self._gaps.add(seq, reason, run_id)
+        self.tell(reason, what)
+
+    def _announce_gaps(self) -> None:
+        """Send GapDetected for what was lost, as far as there is room. Never raises."""
+        if not self._announcing.acquire(blocking=False):
+            return  # another thread is at it, or a report came back while this one sends
+        try:
+            for _ in range(GAPS_AT_ONCE):
+                gap = self._gaps.take()
+                if gap is None or not self._announce(gap):
+                    return
+        except Exception as error:  # noqa: BLE001 - an announcement must not stop an agent either
+            self.tell("gap_not_announced", repr(error))
+        finally:
+            self._announcing.release()
+
+    def _announce(self, gap: Gap) -> bool:
+        now_us = self._clock()
+        body = GapDetected(
+            **BLANK_ENVELOPE,
+            gap_producer_id=self.producer_id,
+            first_missing_seq=gap.first_seq,
+            last_missing_seq=gap.last_seq,
+            reason=gap.reason,
+            detected_by=self.producer_id,
+        )
+        kind = self.kinds["GapDetected"]
+        place = self._gap_identity, self._next_gap_seq, 0, new_event_id(now_us), None, "", now_us
+        value = encode_event(kind, RunEnvelope(gap.run_id), *place, body)
+        if self._producer.send(kind.topic, self.producer_id.encode(), value, partial(self._on_announced, gap)):
+            self._next_gap_seq += 1
+            return True
+        self._gaps.put_back(gap, failed=False)
+        return False
+
+    def _on_announced(self, gap: Gap, error: str | None) -> None:
+        if error is not None:
+            self._gaps.put_back(gap, failed=True)
+            return
+        with self._lock:
+            self._gaps_announced += 1
+
+
+_emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for emitter in list(_emitters):
+        emitter._begin()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _reason_of(error: str) -> str:
+    """GapDetected's reason for what the broker or librdkafka said."""
+    if "TOO_LARGE" in error:
+        return "too_large"
+    return "expired" if "TIMED_OUT" in error or "PURGE" in error else "rejected"

@@ -1,0 +1,100 @@
+"""The envelope, encoded once per run: only what differs from event to event is encoded on the hot path.
+
+An Avro record is the plain concatenation of its fields, so the parts that are constant in a process and in a run are
+kept as bytes and joined. A test holds the result to what the codec writes for the same event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from agentledger.producers.bounds import ENVELOPE_FIELDS, clean_labels, clean_run_id, clean_text
+from agentledger.schemas.catalogue import current_schemas
+from agentledger.schemas.codec import MAGIC
+from agentledger.schemas.encoding import LONG, Encoder, compile_encoder, encode_text
+from agentledger.schemas.ports import SchemaRegistry
+from agentledger.schemas.topics import topic_of
+
+NO_PARENT = b"\x00"
+_ID_LENGTH = LONG[36]
+_SPAN_LENGTH = LONG[16]
+
+
+class RecordKind(NamedTuple):
+    """One record of the catalogue as the emitter needs it."""
+
+    name: str
+    topic: str
+    header: bytes
+    encode_body: Encoder
+
+
+def record_kind(name: str, registry: SchemaRegistry) -> RecordKind:
+    """The wire header and the encoder of the fields after the envelope. Raises SchemaError."""
+    schema = current_schemas()[name]
+    body = {**schema, "fields": schema["fields"][ENVELOPE_FIELDS:]}
+    header = MAGIC + registry.id_of(name).to_bytes(4, "big")
+    return RecordKind(name, topic_of(name).name, header + _ID_LENGTH, compile_encoder(body))
+
+
+class RunEnvelope:
+    """The constants of one run, encoded, and its step counter."""
+
+    __slots__ = ("key", "labels", "next_step", "origin", "run", "run_id", "trace_id", "who")
+
+    def __init__(
+        self,
+        run_id: object,
+        *,
+        trace_id: str = "",
+        agent_id: object = "",
+        agent_version: object = "",
+        workflow: object = "",
+        environment: object = "",
+        actor: object = "",
+        labels: Mapping[Any, Any] | None = None,
+    ) -> None:
+        self.run_id = clean_run_id(run_id)
+        self.trace_id = trace_id
+        self.key = self.run_id.encode()
+        self.run = encode_text(self.run_id)
+        self.origin = encode_text(trace_id)
+        who = agent_id, agent_version, workflow, environment, actor
+        self.who = b"".join(encode_text(clean_text(text, 1024)) for text in who)
+        bounded = clean_labels(labels)
+        entries = b"".join(encode_text(name) + encode_text(value) for name, value in bounded.items())
+        self.labels = LONG[len(bounded)] + entries + b"\x00" if bounded else b"\x00"
+        self.next_step = 0
+
+
+def encode_event(
+    kind: RecordKind,
+    envelope: RunEnvelope,
+    identity: bytes,
+    seq: int,
+    step: int,
+    event_id: str,
+    parent_event_id: str | None,
+    span_id: str,
+    occurred_at: int,
+    body: Any,
+) -> bytes:
+    """One event in the wire format. `identity` is tenant_id and producer_id, encoded. Raises what encoders raise."""
+    return b"".join(
+        (
+            kind.header,
+            event_id.encode(),
+            identity,
+            LONG[seq],
+            envelope.run,
+            LONG[step],
+            NO_PARENT if parent_event_id is None else b"\x02\x48" + parent_event_id.encode(),
+            envelope.origin,
+            _SPAN_LENGTH + span_id.encode() if span_id else b"\x00",
+            envelope.who,
+            LONG[occurred_at],
+            envelope.labels,
+            kind.encode_body(body),
+        )
+    )

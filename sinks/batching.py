@@ -1,0 +1,243 @@
+"""From consumed records to rows: index, ledger time, hashes, leaf and occurrence. Pure: no Kafka, no ClickHouse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from agentledger.schemas.catalogue import Schema, schema_sha256
+from agentledger.schemas.errors import LedgerConflictError, UnknownSchemaError
+from agentledger.schemas.events import EVENT_TYPES
+from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher, headers_digest
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
+from agentledger.sinks.store import BatchEntry, LogPosition, StoredId
+from agentledger.sinks.tables import typed_columns
+
+Headers = list[tuple[str, bytes | None]]
+_EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", re.DOTALL)
+NO_SCHEMA = b"\x00" * 32
+ID_PLACE = 5  # behind the Confluent header: the first field of every record is the event id, a string of 36 characters
+
+
+class SourceRecord(NamedTuple):
+    """One record as it was consumed."""
+
+    place: LogPlace
+    offset: int
+    timestamp_ms: int
+    key: bytes
+    headers: Headers | None
+    value: bytes | None
+
+
+class Conflict(NamedTuple):
+    """An event id that came again with other content."""
+
+    row: LedgerRow
+    first_value_sha256: bytes
+
+
+@dataclass
+class Batch:
+    """One flush: what to write, what it says afterwards, and what it found."""
+
+    groups: list[RowGroup]
+    entries: list[BatchEntry]
+    conflicts: list[Conflict]
+    rows: int
+
+
+class Schemas:
+    """Writer schemas by id, each with its hash; None for an id that can't be read."""
+
+    def __init__(self, schema_of: Callable[[int], Schema]) -> None:
+        self._schema_of = schema_of
+        self._known: dict[int, tuple[Schema, bytes]] = {}
+
+    def get(self, schema_id: int) -> tuple[Schema, bytes] | None:
+        """The schema and its SHA-256. Other errors than an unknown id are raised: the registry may be away."""
+        if schema_id not in self._known:
+            try:
+                schema = self._schema_of(schema_id)
+            except UnknownSchemaError:
+                return None
+            fields = {field["name"] for field in schema.get("fields", [])}
+            if schema.get("name") not in EVENT_TYPES or not fields <= typed_columns().keys():
+                return None
+            self._known[schema_id] = schema, schema_sha256(schema)
+        return self._known[schema_id]
+
+
+class Batcher:
+    """Turns consumed records into batches. Knows where each log stands; a batch moves that on only when `accept`ed."""
+
+    def __init__(self, schemas: Schemas, lookup: Callable[[Sequence[str]], list[StoredId]]) -> None:
+        self._schemas = schemas
+        self._lookup = lookup
+        self._positions: dict[LogPlace, LogPosition] = {}
+        self._hashers: dict[LogPlace, LeafHasher] = {}
+        self._unfinished: dict[LogPlace, dict[int, bytes]] = {}
+        self._refused: dict[tuple[LogPlace, int], str] = {}
+
+    def refuse(self, row: LedgerRow, reason: str) -> None:
+        """From now on this record counts as unreadable: ClickHouse could not read it."""
+        self._refused[row.place, row.offset] = reason
+
+    def open_log(self, place: LogPlace, position: LogPosition, unfinished: dict[int, bytes]) -> None:
+        """Begin to write a log from where it stands; `unfinished` are rows that are there already."""
+        self._positions[place] = position
+        self._hashers[place] = LeafHasher(bytes.fromhex(place.topic_id.replace("-", "")), place.partition)
+        self._unfinished[place] = unfinished
+
+    def close_log(self, place: LogPlace) -> None:
+        """Forget a log that another writer has now."""
+        for known in (self._positions, self._hashers, self._unfinished):
+            known.pop(place, None)  # type: ignore[attr-defined]
+
+    def is_open(self, place: LogPlace) -> bool:
+        """Whether this log is written here."""
+        return place in self._positions
+
+    def position(self, place: LogPlace) -> LogPosition:
+        """Where the log stands."""
+        return self._positions[place]
+
+    def batch(self, records: Iterable[SourceRecord]) -> Batch:
+        """The rows of these records. Asking again without `accept` gives the same rows."""
+        after: dict[LogPlace, LogPosition] = {}
+        firsts: dict[LogPlace, tuple[int, int]] = {}
+        skipped: dict[LogPlace, int] = {}
+        rows: list[tuple[LedgerRow, str, int]] = []
+        for record in records:
+            place = record.place
+            if place not in after:
+                after[place] = replace(self._positions[place])
+            position = after[place]
+            if record.offset < position.next_offset:
+                continue  # consumed again after a rebalance: it is in the ledger
+            if place not in firsts:
+                firsts[place] = record.offset, position.next_index
+                skipped[place] = 0
+            skipped[place] += record.offset - position.next_offset
+            rows.append(self._row(record, position))
+            position.next_offset = record.offset + 1
+            position.next_index += 1
+        conflicts = self._mark(rows, after)
+        entries = [
+            BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
+            for place in firsts
+        ]
+        return Batch(self._groups(rows), entries, conflicts, len(rows))
+
+    def accept(self, batch: Batch) -> None:
+        """The batch is written: the next one goes on behind it."""
+        for entry in batch.entries:
+            self._positions[entry.place] = entry.after
+            left = self._unfinished.get(entry.place)
+            for key in [key for key in self._refused if key[0] == entry.place]:
+                del self._refused[key]
+            if left:
+                self._unfinished[entry.place] = {i: leaf for i, leaf in left.items() if i >= entry.after.next_index}
+
+    def _row(self, record: SourceRecord, position: LogPosition) -> tuple[LedgerRow, str, int]:
+        """The row, the reason why it can't be read (or ""), and its schema id."""
+        position.ledger_time_us = max(position.ledger_time_us, record.timestamp_ms * 1000)
+        value = record.value
+        schema_id, reason, schema_hash = self._header(value)
+        reason = reason or self._refused.get((record.place, record.offset), "")
+        # A refused body keeps its schema and id in the leaf: the leaf was known before it was refused.
+        match = None if value is None or schema_hash is NO_SCHEMA else _EVENT_ID.match(value, ID_PLACE)
+        if match is None and not reason:
+            reason = "no event id where the envelope has it"
+        event_id = match.group(1) if match is not None else b""
+        value_hash = hashlib.sha256(value).digest() if value is not None else EMPTY_SHA256
+        key_hash = hashlib.sha256(record.key).digest()
+        headers_hash = headers_digest(record.headers)
+        leaf = self._hashers[record.place].leaf(
+            record.offset, position.next_index, position.ledger_time_us, event_id,
+            schema_hash, key_hash, headers_hash, value_hash,
+        )  # fmt: skip
+        hashes = b"".join((key_hash, headers_hash, value_hash, leaf))
+        row = LedgerRow(
+            record.place, record.offset, position.next_index, position.ledger_time_us, FIRST, record.key,
+            headers_text(record.headers), hashes, value, event_id.decode(),
+        )  # fmt: skip
+        return row, reason, schema_id
+
+    def _header(self, value: bytes | None) -> tuple[int, str, bytes]:
+        if value is None:
+            return 0, "tombstone: the record has no value", NO_SCHEMA
+        if len(value) < ID_PLACE or value[0] != 0:
+            return 0, "no Confluent header", NO_SCHEMA
+        schema_id = int.from_bytes(value[1:ID_PLACE], "big")
+        known = self._schemas.get(schema_id)
+        if known is None:
+            return schema_id, "unknown schema id", NO_SCHEMA
+        return schema_id, "", known[1]
+
+    def _mark(self, rows: list[tuple[LedgerRow, str, int]], after: dict[LogPlace, LogPosition]) -> list[Conflict]:
+        """Set `occurrence` in place; the conflicts found. Only ids that aren't above the highest seen are looked up."""
+        asked = {
+            row.event_id
+            for row, reason, _ in rows
+            if not reason and row.event_id <= self._positions[row.place].max_event_id
+        }
+        firsts: dict[str, bytes] = {}
+        stored = {item.event_id: item for item in self._lookup(sorted(asked))} if asked else {}
+        conflicts = []
+        for number, (row, reason, schema_id) in enumerate(rows):
+            if reason:
+                continue
+            value_hash = row.hashes[64:96]
+            known = stored.get(row.event_id)
+            if known is not None and not (known.place == row.place and known.log_index >= row.log_index):
+                firsts.setdefault(row.event_id, known.value_sha256)
+            position = after[row.place]
+            position.max_event_id = max(position.max_event_id, row.event_id)
+            if row.event_id not in firsts:
+                firsts[row.event_id] = value_hash
+                continue
+            first = firsts[row.event_id]
+            marked = row._replace(occurrence=DUPLICATE if first == value_hash else CONFLICT)
+            rows[number] = marked, reason, schema_id
+            if marked.occurrence == CONFLICT:
+                conflicts.append(Conflict(marked, first))
+        return conflicts
+
+    def _groups(self, rows: list[tuple[LedgerRow, str, int]]) -> list[RowGroup]:
+        """Rows by schema, or by the reason why they can't be read; without those that are there already."""
+        groups: dict[tuple[int, str], RowGroup] = {}
+        for row, reason, schema_id in rows:
+            if self._is_there(row):
+                continue
+            group = groups.get((schema_id, reason))
+            if group is None:
+                schema, digest = (self._schemas.get(schema_id) if schema_id else None) or (None, NO_SCHEMA)
+                group = groups[schema_id, reason] = RowGroup(schema_id, None if reason else schema, digest, reason, [])
+            group.rows.append(row)
+        return list(groups.values())
+
+    def _is_there(self, row: LedgerRow) -> bool:
+        """Whether an unfinished flush has written this row. Raises LedgerConflictError where it wrote another."""
+        leaf = self._unfinished[row.place].get(row.log_index)
+        if leaf is None:
+            return False
+        if leaf != row.hashes[96:]:
+            raise LedgerConflictError(
+                f"index {row.log_index} holds another record than Kafka has at offset {row.offset}",
+                where=f"{row.place.topic}, partition {row.place.partition}",
+                next_step="do not write on; find out who changed the ledger or the topic",
+            )
+        return True
+
+
+def headers_text(headers: Headers | None) -> bytes:
+    """The headers as JSON for people: pairs of name and text; the exact bytes are under headers_sha256."""
+    if not headers:
+        return b""
+    pairs = [[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers]
+    return json.dumps(pairs, ensure_ascii=False).encode("utf-8", "backslashreplace")

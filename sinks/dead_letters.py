@@ -1,0 +1,101 @@
+"""What the writer tells others: records that can't be read, to the dead letters, and ids that came with other content.
+
+Everything is acknowledged by the broker before the flush that found it is finished, so that a crash repeats it rather
+than losing it; its key and its id are the same again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from agentledger.schemas import Codec, derived_id
+from agentledger.schemas.errors import BrokerError, CodecError, UnknownSchemaError
+from agentledger.schemas.events import ConflictDetected
+from agentledger.schemas.topics import DEAD_LETTERS, INTEGRITY
+from agentledger.sinks.batching import Batch, Conflict
+from agentledger.sinks.rows import LedgerRow
+
+DELIVERY_S_MAX = 60.0
+VALUE_BYTES_MAX = 900_000  # the dead-letter topic takes records as large as the others; headers need room too
+
+
+class Announcer:
+    """Publishes what a batch found."""
+
+    def __init__(self, kafka: dict[str, Any], codec: Codec) -> None:
+        self._codec = codec
+        self._failure = ""
+        self._producer = Producer(
+            {"linger.ms": 5, **kafka, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 50_000}
+        )
+
+    def announce(self, batch: Batch) -> None:
+        """Send all of it and wait for the broker. Raises BrokerError."""
+        for group in batch.groups:
+            if group.schema is None:
+                for row in group.rows:
+                    self._send_dead_letter(row, group.poison_reason)
+        for conflict in batch.conflicts:
+            self._send_conflict(conflict)
+        if len(self._producer) and self._producer.flush(DELIVERY_S_MAX):
+            raise BrokerError(f"dead letters were not acknowledged in {DELIVERY_S_MAX:.0f} s")
+        if self._failure:
+            raise BrokerError(f"a dead letter was refused: {self._failure}", where=DEAD_LETTERS.name)
+
+    def _send_dead_letter(self, row: LedgerRow, reason: str) -> None:
+        place = row.place
+        headers: list[tuple[str, str | bytes | None]] = [
+            ("__connect.errors.topic", place.topic),
+            ("__connect.errors.partition", str(place.partition)),
+            ("__connect.errors.offset", str(row.offset)),
+            ("__connect.errors.connector.name", "agentledger-writer"),
+            ("__connect.errors.stage", "VALUE_CONVERTER"),
+            ("__connect.errors.exception.class.name", "agentledger.schemas.errors.CodecError"),
+            ("__connect.errors.exception.message", reason),
+        ]
+        value = row.value
+        if value is not None and len(value) > VALUE_BYTES_MAX:
+            headers.append(("agentledger.cut.from.bytes", str(len(value))))  # all of it is in the ledger's row
+            value = value[:VALUE_BYTES_MAX]
+        self._send(DEAD_LETTERS.name, f"{place.topic}/{place.partition}/{row.offset}".encode(), value, headers)
+
+    def _send_conflict(self, conflict: Conflict) -> None:
+        row = conflict.row
+        place = f"{row.place.topic}/{row.place.partition}/{row.offset}"
+        try:
+            other = self._codec.decode(row.value)
+        except (CodecError, UnknownSchemaError):
+            return  # it can't be read: the insert will find that out, and it becomes a dead letter
+        event = ConflictDetected(
+            event_id=derived_id(row.event_id, "ConflictDetected", row.place.topic_id, place),
+            tenant_id=other.tenant_id,
+            producer_id=f"writer:{row.place.topic_id}/{place}",
+            producer_seq=0,
+            run_id=other.run_id,
+            agent_id=other.agent_id,
+            workflow=other.workflow,
+            occurred_at=row.ledger_time_us,
+            conflicting_event_id=row.event_id,
+            first_body_sha256=conflict.first_value_sha256.hex(),
+            other_body_sha256=row.hashes[64:96].hex(),
+            place=place,
+        )
+        self._send(INTEGRITY.name, other.run_id.encode(), self._codec.encode(event), [])
+
+    def _send(self, topic: str, key: bytes, value: bytes | None, headers: list[tuple[str, str | bytes | None]]) -> None:
+        deadline = time.monotonic() + DELIVERY_S_MAX
+        while True:
+            try:
+                self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
+                return
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise BrokerError("the broker takes no dead letters", where=topic) from None
+                self._producer.poll(0.1)
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and not self._failure:
+            self._failure = error.str()

@@ -1,0 +1,171 @@
+"""Rows of the ledger and the Avro container that carries them: bytes joined in Python, decoded by ClickHouse.
+
+A record's Avro body is the plain concatenation of its fields. Behind a prefix of our own columns and before an end
+marker it is one row of an object container file (Avro specification, "Object Container Files"), which ClickHouse reads.
+The bodies were never validated, so a cut one would silently swallow its neighbour: each row therefore ends with a
+random number of this container and the row's own ordinal, and the INSERT throws where they aren't what they must be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from functools import cache
+from typing import Any, NamedTuple
+
+from agentledger.schemas.catalogue import Schema
+from agentledger.schemas.codec import HEADER_BYTES, without_logical_types
+from agentledger.schemas.encoding import LONG, encode_text
+from agentledger.sinks.tables import typed_columns
+
+FIRST, DUPLICATE, CONFLICT = 0, 1, 2
+NONCE_BYTES = 8
+_NUMBERS = struct.Struct("<qqqqB")
+_ORDINAL = struct.Struct("<q")
+
+
+class LogPlace(NamedTuple):
+    """One log: topic, topic id (canonical text) and partition."""
+
+    topic: str
+    topic_id: str
+    partition: int
+
+
+class LedgerRow(NamedTuple):
+    """One record of a log, ready to be written; times in microseconds, hashes of 32 bytes."""
+
+    place: LogPlace
+    offset: int
+    log_index: int
+    ledger_time_us: int
+    occurrence: int
+    key: bytes
+    headers: bytes
+    hashes: bytes  # SHA-256 of key, headers and value, then the leaf: 128 bytes
+    value: bytes | None
+    event_id: str  # empty where the record has none
+
+
+class RowGroup(NamedTuple):
+    """Rows that one INSERT writes: all of one writer schema, or (schema None) all unreadable for one reason."""
+
+    schema_id: int
+    schema: Schema | None
+    schema_sha256: bytes
+    poison_reason: str
+    rows: list[LedgerRow]
+
+
+_FIXED = {"p_numbers": 33, "p_hashes": 128, "p_end": 16}
+_PREFIX: list[dict[str, Any]] = [
+    {"name": "p_numbers", "type": {"type": "fixed", "name": "p_numbers", "size": 33}},
+    {"name": "p_topic", "type": "string"},
+    {"name": "p_topic_id", "type": "string"},
+    {"name": "p_partition", "type": "long"},
+    {"name": "p_key", "type": "bytes"},
+    {"name": "p_headers", "type": "bytes"},
+    {"name": "p_hashes", "type": {"type": "fixed", "name": "p_hashes", "size": 128}},
+    {"name": "p_raw", "type": "bytes"},
+]
+_END = {"name": "p_end", "type": {"type": "fixed", "name": "p_end", "size": 16}}
+_INPUT = (
+    "p_numbers FixedString(33), p_topic String, p_topic_id String, p_partition Int64, p_key String, "
+    "p_headers String, p_hashes FixedString(128), p_raw String"
+)
+_NUMBER = "reinterpretAsInt64(substring(p_numbers, {}, 8))"
+_COLUMNS = {
+    "topic": "p_topic",
+    "topic_id": "toUUID(p_topic_id)",
+    "partition": "toUInt32(p_partition)",
+    "offset": _NUMBER.format(9),
+    "log_index": f"toUInt64({_NUMBER.format(17)})",
+    "ledger_time": f"fromUnixTimestamp64Micro({_NUMBER.format(25)}, 'UTC')",
+    "occurrence": "CAST(reinterpretAsUInt8(substring(p_numbers, 33, 1)), "
+    "'Enum8(\\'first\\' = 0, \\'duplicate\\' = 1, \\'conflict\\' = 2)')",
+    "batch_time": "fromUnixTimestamp64Micro({batch_time_us:Int64}, 'UTC')",
+    "event_type": "{event_type:String}",
+    "poison_reason": "{poison_reason:String}",
+    "schema_id": "{schema_id:UInt32}",
+    "schema_sha256": "unhex({schema_sha256:String})",
+    "key": "p_key",
+    "headers": "p_headers",
+    "key_sha256": "toFixedString(substring(p_hashes, 1, 32), 32)",
+    "headers_sha256": "toFixedString(substring(p_hashes, 33, 32), 32)",
+    "value_sha256": "toFixedString(substring(p_hashes, 65, 32), 32)",
+    "leaf_hash": "toFixedString(substring(p_hashes, 97, 32), 32)",
+    "raw": "p_raw",
+}
+SHIFTED = "a body is not of the length that its schema says"
+
+
+@cache
+def _place_bytes(place: LogPlace) -> bytes:
+    return encode_text(place.topic) + encode_text(place.topic_id) + LONG[place.partition]
+
+
+def body_fields(group: RowGroup) -> list[Schema]:
+    """The fields of the bodies in this group; none for unreadable records."""
+    return [] if group.schema is None else list(group.schema["fields"])
+
+
+def insert_statement(group: RowGroup, table: str) -> str:
+    """The INSERT of a group into a table; its parameters come from `insert_parameters`, its data from `container`."""
+    typed = typed_columns()
+    fields = [field["name"] for field in body_fields(group)]
+    structure = ", ".join([_INPUT, *(f"`{name}` {typed[name].input_type}" for name in fields), "p_end FixedString(16)"])
+    columns = ", ".join([f"`{name}`" for name in (*_COLUMNS, *fields)])
+    values = ", ".join(
+        [*(f"{value} AS o_{name}" for name, value in _COLUMNS.items()), *(f"`{name}`" for name in fields)]
+    )
+    escaped = structure.replace("\\", "\\\\").replace("'", "\\'")
+    return (
+        f"INSERT INTO {table} ({columns}) SELECT {values} FROM input('{escaped}') "
+        f"WHERE throwIf(p_end != concat(unhex({{nonce:String}}), substring(p_numbers, 1, 8)), '{SHIFTED}') = 0 "
+        "FORMAT Avro"
+    )
+
+
+def insert_parameters(group: RowGroup, nonce: bytes, batch_time_us: int) -> dict[str, Any]:
+    """The server-side parameters of `insert_statement`."""
+    return {
+        "nonce": nonce.hex(),
+        "batch_time_us": batch_time_us,
+        "event_type": group.schema["name"] if group.schema else "",
+        "poison_reason": group.poison_reason,
+        "schema_id": group.schema_id,
+        "schema_sha256": group.schema_sha256.hex(),
+    }
+
+
+def container(group: RowGroup, nonce: bytes) -> bytes:
+    """The rows as an Avro object container file with one block."""
+    has_body = group.schema is not None
+    parts: list[bytes] = []
+    for ordinal, row in enumerate(group.rows):
+        value = row.value or b""
+        parts += (
+            _NUMBERS.pack(ordinal, row.offset, row.log_index, row.ledger_time_us, row.occurrence),
+            _place_bytes(row.place),
+            LONG[len(row.key)],
+            row.key,
+            LONG[len(row.headers)],
+            row.headers,
+            row.hashes,
+            LONG[len(value)],
+            value,
+        )
+        if has_body:
+            parts.append(value[HEADER_BYTES:])
+        parts += (nonce, _ORDINAL.pack(ordinal))
+    block = b"".join(parts)
+    sync = os.urandom(16)
+    return b"".join((_header(group), sync, LONG[len(group.rows)], LONG[len(block)], block, sync))
+
+
+def _header(group: RowGroup) -> bytes:
+    fields = [*_PREFIX, *without_logical_types(body_fields(group)), _END]
+    schema = json.dumps({"type": "record", "name": "row", "fields": fields})
+    metadata = encode_text("avro.schema") + encode_text(schema) + encode_text("avro.codec") + encode_text("null")
+    return b"Obj\x01" + LONG[2] + metadata + b"\x00"

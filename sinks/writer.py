@@ -1,0 +1,335 @@
+"""The writer: every record of the ledger's topics into ClickHouse, once and in order.
+
+A flush writes its rows, one INSERT per writer schema, then one row per log into `ledger_batches`: only that row says that
+they are written. After a crash the writer goes on from there, finds what an unfinished flush left, and writes the rest:
+index, ledger time and leaf of a record depend on nothing but the records before it.
+
+What is left open: a writer that was stopped for longer than its session (SIGSTOP) notices so before its next flush; one that
+is stopped in the middle of an INSERT can still finish it after another has taken over. Its rows then stand twice under
+the same log index, where `verify` and the count of a log show them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.errors import BrokerError, CodecError, LedgerConflictError, StoreError
+from agentledger.schemas.ports import Clock
+from agentledger.schemas.topics import LEDGER_TOPICS
+from agentledger.sinks.batching import Batch, Batcher, Schemas, SourceRecord
+from agentledger.sinks.dead_letters import Announcer
+from agentledger.sinks.rows import LogPlace, RowGroup
+from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore, RowsRefusedError
+
+GROUP = "agentledger-writer"
+BATCH_BYTES_MAX = 64 * 1024 * 1024  # of values in one flush: held several times over while it is sent
+READ_ROWS_MAX = 2_000  # of one read, so that the bound on bytes is looked at in time
+QUEUED_KBYTES_MAX = 65_536  # what librdkafka may fetch ahead
+SESSION_S = 10.0
+POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to another writer
+RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
+REFUSALS_MAX = 10_000  # records found unreadable in one flush before it gives up: then it isn't the records
+LOG_EVERY_S = 30.0
+ADMIN_S_MAX = 20.0
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WriterConfig:
+    """What a writer needs. `kafka` holds librdkafka's settings, bootstrap.servers at least."""
+
+    kafka: dict[str, Any] = field(repr=False)
+    clickhouse_url: str
+    clickhouse_user: str = "default"
+    clickhouse_password: str = field(default="", repr=False)
+    schema_registry_url: str = ""
+    schema_registry_auth: str = field(default="", repr=False)
+    kafka_instance: str = ""  # tells brokers without topic ids apart: a mock cluster begins anew at each start
+    batch_rows_max: int = 20_000
+    linger_ms_max: int = 250
+
+
+def now_us() -> int:
+    """The wall clock, microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Writer:
+    """One consumer, one store. Single-threaded: what is assigned can't change during a flush."""
+
+    def __init__(
+        self, config: WriterConfig, stop: threading.Event, store: LedgerStore | None = None, clock: Clock = now_us
+    ) -> None:
+        self._config = config
+        self._stop = stop
+        self._clock = clock
+        self._store = store or ClickHouseLedgerStore(
+            config.clickhouse_url, config.clickhouse_user, config.clickhouse_password
+        )
+        registry = open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth)
+        self._codec = Codec(registry)
+        self._batcher = Batcher(Schemas(registry.schema_of), self._store.lookup)
+        self._announcer = Announcer(config.kafka, self._codec)
+        self._topic_ids: dict[str, str] = {}
+        self._places: dict[tuple[str, int], LogPlace] = {}
+        self._polled_at = time.monotonic()
+        self._logged_at = time.monotonic()
+        self._written = 0
+        self._consumer = Consumer(
+            {
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+                "queued.max.messages.kbytes": QUEUED_KBYTES_MAX,
+                "session.timeout.ms": int(SESSION_S * 1000),
+                "heartbeat.interval.ms": int(SESSION_S * 250),
+                "max.poll.interval.ms": POLL_S_MAX * 1000,
+                "fetch.message.max.bytes": 8 * 1024 * 1024,
+                **config.kafka,
+                "group.id": GROUP,
+                "enable.auto.commit": False,
+            }
+        )
+
+    def run(self) -> None:
+        """Write until told to stop. Raises BrokerError and LedgerConflictError; waits for ClickHouse as long as it takes."""
+        self._consumer.subscribe([topic.name for topic in LEDGER_TOPICS], self._assigned, self._revoked)
+        try:
+            while not self._stop.is_set():
+                records = self._read()
+                if records:
+                    self._flush(records)
+                    self._report(len(records))
+        finally:
+            self._consumer.close()
+
+    def _read(self) -> list[SourceRecord]:
+        """Records for one flush: until it is full, or the linger time is over."""
+        records: list[SourceRecord] = []
+        size = 0
+        deadline = time.monotonic() + self._config.linger_ms_max / 1000
+        while len(records) < self._config.batch_rows_max and size < BATCH_BYTES_MAX and not self._stop.is_set():
+            wait_s = max(0.0, deadline - time.monotonic())
+            room = min(READ_ROWS_MAX, self._config.batch_rows_max - len(records))
+            # A short wait at a time: a full read returns at once, and a slow one must not hold back what is here.
+            messages = self._consumer.consume(room, min(wait_s, 0.05))
+            self._polled_at = time.monotonic()
+            for message in messages:
+                record = self._record(message)
+                if record is not None:
+                    records.append(record)
+                    size += len(record.value or b"")
+            if time.monotonic() >= deadline:
+                break
+        return [record for record in records if self._batcher.is_open(record.place)]
+
+    def _record(self, message: Message) -> SourceRecord | None:
+        error = message.error()
+        if error is not None:
+            if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise BrokerError(f"reading {message.topic()} failed: {error.str()}")
+            log.warning("reading %s: %s", message.topic(), error.str())
+            return None
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            raise BrokerError("a record came without its place in the log")
+        key: Any = message.key() or b""
+        headers: Any = message.headers()
+        place = self._places[topic, partition]
+        return SourceRecord(place, offset, message.timestamp()[1], key, headers, message.value())
+
+    def _flush(self, records: list[SourceRecord]) -> None:
+        """Write one batch, however often that has to be tried."""
+        if time.monotonic() - self._polled_at > SESSION_S / 2:
+            self._check_still_ours(records)
+        batch_time_us = records[0].timestamp_ms * 1000
+        batch = self._patiently(lambda: self._write(records, batch_time_us), self._reopen)
+        self._batcher.accept(batch)
+        self._written += batch.rows
+        offsets = [
+            TopicPartition(entry.place.topic, entry.place.partition, entry.after.next_offset) for entry in batch.entries
+        ]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)  # for those who watch the lag; nothing reads it
+        except KafkaException as error:
+            log.debug("offsets not committed: %s", error)
+
+    def _write(self, records: list[SourceRecord], batch_time_us: int) -> Batch:
+        refused = 0
+        while True:
+            batch = self._batcher.batch(records)
+            try:
+                self._announcer.announce(batch)
+                for group in batch.groups:
+                    self._insert(group, batch_time_us)
+            except _GroupRefusedError as error:
+                for row, reason in error.culprits:
+                    self._batcher.refuse(row, reason)
+                refused += len(error.culprits)
+                if refused > REFUSALS_MAX:
+                    raise StoreError(f"ClickHouse refuses {refused} records of one flush") from None
+                self._reopen()  # groups before this one are written: they are found by their leaves
+                continue
+            self._store.commit(batch.entries, batch_time_us, self._clock())
+            return batch
+
+    def _insert(self, group: RowGroup, batch_time_us: int) -> None:
+        try:
+            self._store.insert(group, batch_time_us)
+        except RowsRefusedError as error:
+            if group.schema is None:
+                raise StoreError(f"ClickHouse refuses unreadable records as they are: {error}") from None
+            raise _GroupRefusedError(self._culprits(group, batch_time_us, str(error))) from None
+
+    def _culprits(self, group: RowGroup, batch_time_us: int, reason: str) -> list[tuple[Any, str]]:
+        """The rows that can't be read: found by decoding, or else by halving trials in ClickHouse."""
+        found = []
+        for row in group.rows:
+            try:
+                self._codec.decode_strictly(row.value)
+            except CodecError as error:
+                found.append((row, f"unreadable: {error.what}"[:200]))
+        if found:
+            return found
+        rows = group.rows
+        while len(rows) > 1:
+            half = rows[: len(rows) // 2]
+            rows = half if self._is_refused(group._replace(rows=half), batch_time_us) else rows[len(half) :]
+        if self._is_refused(group._replace(rows=rows), batch_time_us):
+            return [(rows[0], f"refused by ClickHouse: {reason}"[:200])]
+        raise StoreError(f"ClickHouse refuses records together that it takes alone: {reason}")
+
+    def _is_refused(self, group: RowGroup, batch_time_us: int) -> bool:
+        try:
+            self._store.insert(group, batch_time_us, trial=True)
+        except RowsRefusedError:
+            return True
+        return False
+
+    def _patiently(self, attempt: Callable[[], T], before_retry: Callable[[], None] = lambda: None) -> T:
+        """Try until the store takes it; nothing is skipped. Consumption waits meanwhile."""
+        wait_s, said_at = RETRY_S_MIN, 0.0
+        retrying = False
+        while True:
+            try:
+                if retrying:
+                    before_retry()
+                return attempt()
+            except LedgerConflictError:
+                raise
+            except StoreError as error:
+                if time.monotonic() - said_at > LOG_EVERY_S:
+                    log.warning("waiting: %s", error)
+                    said_at = time.monotonic()
+                if self._stop.wait(wait_s):
+                    raise
+                wait_s, retrying = min(RETRY_S_MAX, wait_s * 2), True
+
+    def _reopen(self) -> None:
+        """Look again at what is written: a failed INSERT may have arrived all the same."""
+        for place in self._places.values():
+            position = self._store.position(place)
+            self._batcher.open_log(place, position, self._store.unfinished(place, position.next_index))
+
+    def _check_still_ours(self, records: list[SourceRecord]) -> None:
+        """After a long pause another writer may have gone on: then this one must not write."""
+        for place in {record.place for record in records}:
+            if self._patiently(lambda place=place: self._store.position(place)) != self._batcher.position(place):  # type: ignore[misc]
+                raise LedgerConflictError(
+                    "another writer went on while this one was stopped",
+                    where=f"{place.topic}, partition {place.partition}",
+                    next_step="nothing was written; it starts again from where the ledger stands",
+                )
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            place = self._place(partition.topic, partition.partition)
+            self._places[partition.topic, partition.partition] = place
+            position = self._patiently(lambda place=place: self._store.position(place))  # type: ignore[misc]
+            left = self._patiently(lambda place=place, index=position.next_index: self._store.unfinished(place, index))  # type: ignore[misc]
+            _, end = consumer.get_watermark_offsets(partition, ADMIN_S_MAX)
+            if position.next_offset > end:
+                raise LedgerConflictError(
+                    f"the topic ends at offset {end}, but the ledger has records up to {position.next_offset - 1}",
+                    where=f"{place.topic}, partition {place.partition}",
+                    next_step="the topic was cut or replaced: restore it, or start a ledger of its own for it",
+                )
+            self._batcher.open_log(place, position, left)
+            partition.offset = position.next_offset or OFFSET_BEGINNING
+        consumer.assign(partitions)
+        log.info("writing %d logs", len(self._places))
+        _say_ready()
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            place = self._places.pop((partition.topic, partition.partition), None)
+            if place is not None:
+                self._batcher.close_log(place)
+
+    def _place(self, topic: str, partition: int) -> LogPlace:
+        if topic not in self._topic_ids:
+            self._topic_ids[topic] = topic_id(self._config.kafka, topic, self._config.kafka_instance)
+        return LogPlace(topic, self._topic_ids[topic], partition)
+
+    def _report(self, rows: int) -> None:
+        if time.monotonic() - self._logged_at > LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            log.info("%d records written so far, %d in the last flush", self._written, rows)
+
+
+class _GroupRefusedError(Exception):
+    """Some rows of a group can't be read: which, and why."""
+
+    def __init__(self, culprits: list[tuple[Any, str]]) -> None:
+        super().__init__(f"{len(culprits)} rows can't be read")
+        self.culprits = culprits
+
+
+def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
+    """The topic's id as UUID text: a topic that was deleted and made again is another log.
+
+    Brokers before Kafka 2.8 and librdkafka's mock cluster have no ids: then a hash of the name and `instance`.
+    """
+    try:
+        described = AdminClient(kafka).describe_topics(TopicCollection([topic]), request_timeout=ADMIN_S_MAX)
+        found = described[topic].result(ADMIN_S_MAX).topic_id
+    except (KafkaException, KeyError):
+        found = None
+    if found is not None:
+        high, low = found.get_most_significant_bits(), found.get_least_significant_bits()
+        number = ((high & (2**64 - 1)) << 64) | (low & (2**64 - 1))
+        if number:
+            return str(uuid.UUID(int=number))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger:{instance}:{topic}"))
+
+
+def _say_ready() -> None:
+    name = os.environ.get("AGENTLEDGER_READY_FILE")
+    if name:
+        Path(name).write_text(f"{os.getpid()}\n", "utf-8")
+
+
+def run_writer(config: WriterConfig, stop: threading.Event) -> None:
+    """Run until `stop` is set. Raises BrokerError, LedgerConflictError."""
+    Writer(config, stop).run()

@@ -1,0 +1,163 @@
+"""Logs of runs for the tests of the processors: events as agents send them, with repetitions and late comers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from agentledger.processors.packing import PackedRecord
+from agentledger.processors.run_fold import DerivedRecord, RunFold
+from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas.events import (
+    Event,
+    ModelCallCompleted,
+    OutcomeRecorded,
+    PolicyDecided,
+    RunFinished,
+    RunStarted,
+    ToolCallCompleted,
+)
+from agentledger.schemas.ports import PriceBook
+from agentledger.schemas.testing.price_book import FixedPriceBook
+
+E = TypeVar("E", bound=Event)
+T0_US = 1_750_000_000_000_000
+CODEC = Codec(open_registry())
+PRICES = FixedPriceBook({"sold": (2000, 500, 2500, 8000, 8000), "cheap": (100, 10, 100, 400, 400)})
+
+
+class Author:
+    """Writes the events of one run in order; ids come from a seed."""
+
+    def __init__(self, run_id: str = "run-1", seed: int = 1) -> None:
+        self._random = random.Random(f"{seed}{run_id}")
+        self._common = {
+            "tenant_id": "acme",
+            "producer_id": f"sdk-{run_id}",
+            "run_id": run_id,
+            "agent_id": "refunds",
+            "agent_version": "1.2",
+            "workflow": "refund",
+            "environment": "production",
+            "labels": {"team": "payments"},
+        }
+        self._seq = 0
+
+    def write(self, kind: type[E], **fields: Any) -> E:
+        """The run's next event."""
+        at_us = T0_US + self._seq * 1_000_000
+        made = {
+            "event_id": uuid7(at_us, self._random.randbytes(10)),
+            "producer_seq": self._seq,
+            "step": self._seq,
+            "occurred_at": at_us,
+        }
+        self._seq += 1
+        return kind(**(self._common | made | fields))
+
+    def start(self, **fields: Any) -> RunStarted:
+        return self.write(RunStarted, **fields)
+
+    def model_call(self, tokens: int | None = 1000, model: str = "sold", **fields: Any) -> ModelCallCompleted:
+        usage = {"input_tokens": tokens, "requested_model": model, "requestor": "assistant", "status": "ok"}
+        return self.write(ModelCallCompleted, **(usage | fields))
+
+    def tool_call(self, **fields: Any) -> ToolCallCompleted:
+        return self.write(
+            ToolCallCompleted, **({"tool": "get_order", "requestor": "assistant", "status": "ok"} | fields)
+        )
+
+    def finish(self, status: str = "succeeded") -> RunFinished:
+        return self.write(RunFinished, status=status)
+
+    def outcome(self, success: bool | None = True) -> OutcomeRecorded:
+        return self.write(OutcomeRecorded, success=success)
+
+
+def some_run(number: int, rng: random.Random, calls_max: int = 12) -> list[Event]:
+    """The events of one run, not always in order of time: some starts come late, some outcomes twice, some never."""
+    author = Author(f"run-{number}", seed=number)
+    events: list[Event] = []
+    for _ in range(rng.randint(1, calls_max)):
+        model, tokens = rng.choice(["sold", "sold", "cheap", "tuned"]), rng.choice([None, 0, 700, 1400])
+        events.append(author.model_call(tokens, model, reported_cost_nanousd=rng.choice([None, None, 0, 1_500_000])))
+        if rng.random() < 0.8:
+            own_cost = rng.choice([None, None, 1000])
+            events.append(author.tool_call(status=rng.choice(["ok", "ok", "error"]), reported_cost_nanousd=own_cost))
+        if rng.random() < 0.2:
+            events.append(author.write(PolicyDecided, verdict="allow"))
+    start = author.start(
+        budget_cost_nanousd=rng.choice([None, 5_000_000]),
+        budget_tokens=rng.choice([None, 4000]),
+        budget_model_calls=rng.choice([None, 5]),
+        budget_tool_calls=rng.choice([None, 3]),
+        on_budget_exceeded="halt",
+    )
+    events.insert(0 if rng.random() < 0.9 else rng.randint(0, len(events)), start)
+    events.append(author.finish(rng.choice(["succeeded", "failed"])))
+    for _ in range(rng.choice([0, 1, 1, 2])):
+        events.insert(rng.choice([len(events), len(events) - 1]), author.outcome(rng.random() < 0.7))
+    return events
+
+
+def interleaved(runs: list[list[Event]], rng: random.Random, repeated: float = 0.1) -> list[Event]:
+    """All events, runs mixed, each run in its order, and some events sent again later."""
+    rest = [list(run) for run in runs if run]
+    log: list[Event] = []
+    while rest:
+        run = rng.choice(rest)
+        log.append(run.pop(0))
+        if not run:
+            rest.remove(run)
+        if rng.random() < repeated:
+            log.append(rng.choice(log))
+    return log
+
+
+def records_of(events: list[Event], first_offset: int = 0) -> list[PackedRecord]:
+    """The events as records of one partition, a millisecond apart."""
+    return [
+        PackedRecord(offset, T0_US // 1000 + offset, CODEC.encode(event))
+        for offset, event in enumerate(events, start=first_offset)
+    ]
+
+
+class Folded:
+    """What a fold gave: derived records in order, and the stored states."""
+
+    def __init__(self, prices: PriceBook = PRICES) -> None:
+        self.states: dict[bytes, bytes] = {}
+        self.derived: list[DerivedRecord] = []
+        self.fold = RunFold(CODEC, prices, self.states.get)
+
+    def take(self, records: list[PackedRecord], partition: int = 0) -> Folded:
+        """Fold the records in as one batch, and store the states."""
+        for record in records:
+            self.derived += self.fold.take(partition, record)
+        for _, key, value in self.fold.take_changed():
+            self.states[key] = value
+        return self
+
+    def events(self, *kinds: type[Event]) -> list[Any]:
+        """The derived events of these kinds (of all, where none is named)."""
+        events = [CODEC.decode(record.value) for record in self.derived]
+        return [event for event in events if not kinds or isinstance(event, kinds)]
+
+    def by_id(self) -> dict[str, bytes]:
+        """Event id to bytes. Fails where one id has two contents."""
+        found: dict[str, bytes] = {}
+        for record in self.derived:
+            event_id = record.value[6:42].decode()
+            assert found.setdefault(event_id, record.value) == record.value, f"{event_id} has two contents"
+        return found
+
+
+def folded(events: list[Event], prices: PriceBook = PRICES) -> Folded:
+    """The fold over one log in one go."""
+    return Folded(prices).take(records_of(events))
+
+
+def run(write: Callable[[Author], list[Event]]) -> Folded:
+    """The fold over the one run that `write` writes."""
+    return folded(write(Author()))
