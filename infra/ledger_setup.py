@@ -7,7 +7,7 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # its stubs leave NewTopic out
 
 from agentledger.infra.settings import Settings, hide_password
 from agentledger.infra.topic_admin import create_topics, touch_topics

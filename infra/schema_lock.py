@@ -28,7 +28,7 @@ def missing_entries(locked: list[LockEntry]) -> list[LockEntry]:
     """A new entry for each current schema that the lock lacks. Raises SchemaError where one is incompatible."""
     known = {(entry.subject, entry.sha256) for entry in locked}
     next_id = max((entry.id for entry in locked), default=FIRST_ID - 1) + 1
-    new = []
+    new: list[LockEntry] = []
     for name, schema in current_schemas().items():
         subject, digest = subject_of(name), schema_sha256(schema).hex()
         if (subject, digest) in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its stubs leave NewTopic out
 
 from agentledger.schemas.errors import BrokerError, ConfigurationError
 from agentledger.schemas.topics import ALL_TOPICS, Topic

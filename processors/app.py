@@ -22,7 +22,6 @@ import faust
 from agentledger.processors.acknowledged import AcknowledgedProducer
 from agentledger.processors.packing import unpack
 from agentledger.processors.programs import die, say_ready
-from agentledger.processors.rating import GenaiPriceBook
 from agentledger.processors.run_fold import RunFold
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
@@ -32,6 +31,7 @@ from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.ports import PriceBook
+from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import PACKED
 
@@ -64,7 +64,7 @@ class Worker:
         )
         codec = Codec(open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth))
         self._fold = RunFold(codec, prices or GenaiPriceBook(), self._table.stored)
-        self._watchdog = Watchdog(config.kafka, PACKED.name, config.stalled_after_s)
+        self._watchdog = Watchdog(config.kafka, WORKER_GROUP, PACKED.name, config.stalled_after_s)
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
         self._next_offset: dict[int, int] = {}
@@ -117,7 +117,6 @@ class Worker:
             self._table.put(partition, key, value)
         for event in batch:
             event.ack()
-            self._watchdog.position(event.message.partition, event.message.offset + 1)
 
     def _fold_message(self, partition: int, value: bytes) -> None:
         for record in unpack(value):
@@ -145,7 +144,7 @@ class Worker:
         say_ready()
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
-        self._watchdog.assigned(set())
+        self._watchdog.assigned([])
 
 
 def build_app(config: WorkerConfig) -> faust.App:

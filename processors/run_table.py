@@ -36,5 +36,8 @@ class RunTable(faust.Table):  # type: ignore[misc]
     def put(self, partition: int, key: bytes, value: bytes) -> None:
         """Keep an acknowledged state, and remember its partition so that it's dropped with it."""
         store: Any = self.data
+        known = store.data.get(key)
+        if known is not None and folded_up_to(known) > folded_up_to(value):
+            return  # recovered meanwhile, from a worker that went on with this run
         store.data[key] = value
         store._key_partition[key] = partition

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentledger.processors.budgets import Crossing, crossings, declared_limits
-from agentledger.processors.rating import rate_model_call, usage_of
 from agentledger.processors.run_state import ID_BYTES, RunState
 from agentledger.schemas.events import (
     AlertRaised,
@@ -37,6 +36,7 @@ from agentledger.schemas.events import (
 )
 from agentledger.schemas.identity import content_id, derived_id
 from agentledger.schemas.ports import Charge, PriceBook
+from agentledger.schemas.prices import rate_model_call, usage_of
 
 INT64_MAX = 2**63 - 1
 NAME_CHARS_MAX = 1024  # what is copied into each derived event is cut here, so that those always fit their topic

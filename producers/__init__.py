@@ -1,0 +1,30 @@
+"""The SDK: record what an agent does, and hold the budget of its runs.
+
+with Ledger(agent_id="support-bot") as ledger:
+    with ledger.run(workflow="refund_request", budget={"tool_calls": 5}) as run:
+        with run.tool_call("lookup_order", arguments={"order_id": "A-10492"}, effect="read") as call:
+            call.result(lookup_order("A-10492"))
+"""
+
+from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, RunUsage, UnknownUsageError
+from agentledger.producers.calls import ModelCall, ToolCall
+from agentledger.producers.delivery import DeliveryCounters, EmitProblem
+from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
+from agentledger.producers.recorder import Ledger
+from agentledger.producers.runs import Run, current_run
+
+__all__ = [
+    "DeliveryCounters",
+    "EmitProblem",
+    "KafkaRecordProducer",
+    "Ledger",
+    "ModelCall",
+    "Run",
+    "RunBudget",
+    "RunBudgetExceededError",
+    "RunUsage",
+    "ToolCall",
+    "UnknownUsageError",
+    "current_run",
+    "kafka_config_from_env",
+]

@@ -134,20 +134,14 @@ def check_before(kind: CallKind, usage: RunUsage, budget: RunBudget, run_id: str
         raise RunBudgetExceededError(
             run_id, "wall_clock_s", budget.wall_clock_s, round(elapsed_us / 1e6, 3), budget.on_exceeded
         )
-    if budget.tokens is not None:
-        _check_amount(run_id, "tokens", budget.tokens, usage.tokens, 1, usage.calls_without_tokens, budget)
-    if budget.cost_nanousd is not None:
-        _check_amount(
-            run_id, "cost_usd", budget.cost_nanousd, usage.cost_nanousd, NANOUSD_PER_USD,
-            usage.calls_without_price, budget,
-        )  # fmt: skip
-
-
-def _check_amount(
-    run_id: str, metric: str, limit: int, used: int, per_unit: int, unknown: int, budget: RunBudget
-) -> None:
-    shown = limit / per_unit, used / per_unit
-    if used >= limit:
-        raise RunBudgetExceededError(run_id, metric, *shown, budget.on_exceeded)
-    if unknown and budget.unpriced == "refuse":
-        raise UnknownUsageError(run_id, metric, *shown, budget.on_exceeded)
+    for metric, amount, used, per_unit, unknown in (
+        ("tokens", budget.tokens, usage.tokens, 1, usage.calls_without_tokens),
+        ("cost_usd", budget.cost_nanousd, usage.cost_nanousd, NANOUSD_PER_USD, usage.calls_without_price),
+    ):
+        if amount is None:
+            continue
+        shown = amount / per_unit, used / per_unit
+        if used >= amount:
+            raise RunBudgetExceededError(run_id, metric, *shown, budget.on_exceeded)
+        if unknown and budget.unpriced == "refuse":
+            raise UnknownUsageError(run_id, metric, *shown, budget.on_exceeded)

@@ -6,6 +6,7 @@ encoder reads the call itself and no second object is built.
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
@@ -66,7 +67,7 @@ class Call:
         return f"00-{self.run.trace_id}-{self.span_id}-01"
 
     def reported_cost_usd(self, amount_usd: Decimal | float | str) -> None:
-        """What the provider says that this call cost, in US dollars. An amount that is none is reported and left out."""
+        """What the provider says that this call cost, in US dollars. What is no amount is told about and left out."""
         try:
             self.reported_cost_nanousd = usd_to_nanousd(amount_usd)
         except MoneyError as error:
@@ -234,10 +235,9 @@ class ToolCall(Call):
 
 def leave(outer: Token[Run | Call | None]) -> None:
     """Make what was open before the current run or call the innermost again."""
-    try:
+    # An async generator may be closed by another task than began it: there the token's context is gone anyway.
+    with contextlib.suppress(ValueError):
         enclosing.reset(outer)
-    except ValueError:  # an async generator that is closed by another task than began it: its context is gone anyway
-        pass
 
 
 def set_facts(target: Call, facts: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def to_canonical(value: Any) -> bytes:
     """Canonical JSON of any Python value. Never raises."""
     try:
         return canonical_json(value)
-    except Exception:  # noqa: BLE001 - not JSON as it is
+    except Exception:  # noqa: BLE001, S110 - not JSON as it is
         pass
     try:
         return canonical_json(plain(value))
@@ -82,10 +82,9 @@ def _plain_scalar(value: Any) -> Any:
 def _plain_nested(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {plain_key(key): plain(item, depth) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, depth) for item in value]
-    if isinstance(value, Set):
-        return sorted((plain(item, depth) for item in value), key=to_canonical)
+    if isinstance(value, list | tuple | Set):
+        items = [plain(item, depth) for item in value]
+        return sorted(items, key=to_canonical) if isinstance(value, Set) else items
     if isinstance(value, enum.Enum):
         return plain(value.value, depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

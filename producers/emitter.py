@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_text
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem, Gap, GapList
-from agentledger.producers.envelope import RecordKind, RunEnvelope, encode_event, record_kind
+from agentledger.producers.envelope import Place, RecordKind, RunEnvelope, encode_event, record_kind
 from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.quiet_log import quiet_logger
 from agentledger.schemas.encoding import encode_text
@@ -101,8 +102,8 @@ class Emitter:
             step = envelope.next_step
             envelope.next_step = step + 1
         try:
-            place = kind, envelope, self._identity, seq, step, event_id, parent_event_id, span_id, occurred_at
-            value = self._encode(place, body)
+            place = self._identity, seq, step, event_id, parent_event_id, span_id, occurred_at
+            value = self._encode(kind, envelope, place, body)
             if len(value) > EVENT_BYTES_MAX:
                 self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")
             elif not self._producer.send(
@@ -115,15 +116,16 @@ class Emitter:
         if self._gaps:
             self._announce_gaps()
 
-    def _encode(self, place: tuple[Any, ...], body: Any) -> bytes:
+    @staticmethod
+    def _encode(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:
         try:
-            value = encode_event(*place, body)
+            value = encode_event(kind, envelope, place, body)
             if len(value) <= EVENT_BYTES_SOFT:
                 return value
         except Exception:  # noqa: BLE001, S110 - a field of the wrong type or with a lone surrogate: mended below
             pass
-        clean_body(place[0].name, body)
-        return encode_event(*place, body)
+        clean_body(kind.name, body)
+        return encode_event(kind, envelope, place, body)
 
     @property
     def counters(self) -> DeliveryCounters:
@@ -149,10 +151,8 @@ class Emitter:
 
     def tell(self, reason: str, what: str) -> None:
         """Pass a problem on to whoever listens; a listener that raises is ignored."""
-        try:
+        with contextlib.suppress(Exception):  # a broken listener is no reason to stop an agent
             self._on_problem(EmitProblem(reason, what))
-        except Exception:  # noqa: BLE001, S110 - a broken listener is no reason to stop an agent
-            pass
 
     def _on_delivery(self, seq: int, run_id: str, error: str | None) -> None:
         if error is None:
@@ -198,7 +198,7 @@ class Emitter:
         )
         kind = self.kinds["GapDetected"]
         place = self._gap_identity, self._next_gap_seq, 0, new_event_id(now_us), None, "", now_us
-        value = encode_event(kind, RunEnvelope(gap.run_id), *place, body)
+        value = encode_event(kind, RunEnvelope(gap.run_id), place, body)
         if self._producer.send(kind.topic, self.producer_id.encode(), value, partial(self._on_announced, gap)):
             self._next_gap_seq += 1
             return True

@@ -18,7 +18,12 @@ from agentledger.schemas.topics import topic_of
 
 NO_PARENT = b"\x00"
 _ID_LENGTH = LONG[36]
+HAS_PARENT = b"\x02" + _ID_LENGTH
 _SPAN_LENGTH = LONG[16]
+
+# What differs from event to event: tenant_id and producer_id (encoded), producer_seq, step, event_id, parent_event_id,
+# span_id, occurred_at. A plain tuple, as one is made for each event.
+Place = tuple[bytes, int, int, str, str | None, str, int]
 
 
 class RecordKind(NamedTuple):
@@ -68,19 +73,9 @@ class RunEnvelope:
         self.next_step = 0
 
 
-def encode_event(
-    kind: RecordKind,
-    envelope: RunEnvelope,
-    identity: bytes,
-    seq: int,
-    step: int,
-    event_id: str,
-    parent_event_id: str | None,
-    span_id: str,
-    occurred_at: int,
-    body: Any,
-) -> bytes:
-    """One event in the wire format. `identity` is tenant_id and producer_id, encoded. Raises what encoders raise."""
+def encode_event(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:
+    """One event in the wire format. Raises what encoders raise for a field of the wrong type."""
+    identity, seq, step, event_id, parent_event_id, span_id, occurred_at = place
     return b"".join(
         (
             kind.header,
@@ -89,7 +84,7 @@ def encode_event(
             LONG[seq],
             envelope.run,
             LONG[step],
-            NO_PARENT if parent_event_id is None else b"\x02\x48" + parent_event_id.encode(),
+            NO_PARENT if parent_event_id is None else HAS_PARENT + parent_event_id.encode(),
             envelope.origin,
             _SPAN_LENGTH + span_id.encode() if span_id else b"\x00",
             envelope.who,

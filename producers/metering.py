@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -61,20 +62,30 @@ class Meter:
 
     def settle(self, call: Call, at_us: int) -> None:
         """Add what an ended call used. Never raises: what can't be read counts as unknown."""
-        budget = self.budget
-        tokens, usage = _tokens_of(call)
-        cost = clean_int(call.reported_cost_nanousd) if call.reported_cost_nanousd is not None else None
-        if cost is None and isinstance(call, ModelCall):
-            if usage is None and call.status == _FREE_STATUS:
-                cost = 0
-            elif budget is not None and budget.cost_usd is not None:
-                cost = self._price(call, usage, at_us)
+        if isinstance(call, ModelCall):
+            self._settle_model_call(call, at_us)
+        elif call.reported_cost_nanousd is not None:
+            with self._lock:
+                self.usage.cost_nanousd += max(0, clean_int(call.reported_cost_nanousd) or 0)
+
+    def _settle_model_call(self, call: ModelCall, at_us: int) -> None:
+        usage = _usage_of(call)
+        cost = (
+            call.reported_cost_nanousd if call.reported_cost_nanousd is None else clean_int(call.reported_cost_nanousd)
+        )
+        failed = usage is None and call.status == _FREE_STATUS
+        if cost is None:
+            cost = 0 if failed else self._price(call, usage, at_us)
+        total = self.usage
         with self._lock:
-            self.usage.tokens += max(0, tokens or 0)
-            self.usage.cost_nanousd += max(0, cost or 0)
-            if isinstance(call, ModelCall):
-                self.usage.calls_without_price += cost is None
-                self.usage.calls_without_tokens += tokens is None and call.status != _FREE_STATUS
+            if usage is not None:
+                total.tokens += max(0, sum(usage))
+            elif not failed:
+                total.calls_without_tokens += 1
+            if cost is None:
+                total.calls_without_price += 1
+            else:
+                total.cost_nanousd += max(0, cost)
 
     def _count(self, kind: CallKind) -> None:
         if kind == "model":
@@ -83,8 +94,11 @@ class Meter:
             self.usage.tool_calls += 1
 
     def _price(self, call: ModelCall, usage: TokenUsage | None, at_us: int) -> int | None:
-        """The call's cost in nano-dollars by the price book, for the model that answered or else was asked for."""
-        if usage is None:
+        """The call's cost in nano-dollars by the price book, for the model that answered or else was asked for.
+
+        None where there is no price, and where no budget in dollars asks for one.
+        """
+        if usage is None or self.budget is None or self.budget.cost_usd is None:
             return None
         try:
             prices = self._prices()
@@ -99,16 +113,20 @@ class Meter:
         return None
 
 
-def _tokens_of(call: Call) -> tuple[int | None, TokenUsage | None]:
-    if not isinstance(call, ModelCall):
-        return 0, None
+def _usage_of(call: ModelCall) -> TokenUsage | None:
+    """The call's tokens; None where none were given, or something that is no number."""
     given: tuple[Any, ...] = (
         call.input_tokens, call.cache_read_tokens, call.cache_write_tokens, call.output_tokens, call.reasoning_tokens,
     )  # fmt: skip
-    if all(tokens is None for tokens in given):
-        return None, None
-    counts = [0 if tokens is None else clean_int(tokens) for tokens in given]
-    if any(count is None for count in counts):
-        return None, None
-    usage = TokenUsage(*(count or 0 for count in counts))
-    return sum(usage), usage
+    if None in given:
+        if given == _NO_USAGE:
+            return None
+        given = tuple(0 if tokens is None else tokens for tokens in given)
+    try:
+        return TokenUsage(*map(operator.index, given))
+    except TypeError:
+        counts = [clean_int(tokens) for tokens in given]
+        return None if None in counts else TokenUsage(*(count or 0 for count in counts))
+
+
+_NO_USAGE = (None,) * len(TokenUsage._fields)

@@ -27,9 +27,9 @@ PRODUCER_CONFIG: dict[str, Any] = {
     "enable.idempotence": True,
     "acks": "all",
     "compression.type": "lz4",
-    "linger.ms": 10,  # nobody waits for an event within 10 ms, and a batch costs the broker hardly more than a record
+    "linger.ms": 10,  # nobody looks for an event within 10 ms, and a batch costs hardly more than a record
     "message.timeout.ms": 0,  # infinite: a record is retried as long as this program lives
-    "topic.metadata.propagation.max.ms": 3_600_000,  # a topic that isn't there yet is waited for, not given up after 30 s
+    "topic.metadata.propagation.max.ms": 3_600_000,  # a topic that isn't there yet is waited for, by default 30 s
     "message.max.bytes": 1_048_588,  # as the broker's default; `topics.EVENT_BYTES_MAX` keeps events below
     "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
     "queue.buffering.max.kbytes": QUEUE_KIB_MAX,

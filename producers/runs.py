@@ -7,18 +7,17 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_float, clean_text, clean_texts
+from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_labels, clean_text, clean_texts
 from agentledger.producers.budget_guard import CallKind, RunBudget, RunUsage, to_budget
 from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, is_cancellation, leave, set_facts
-from agentledger.producers.content import describe
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.producers.envelope import RunEnvelope
-from agentledger.producers.event_ids import as_event_id, new_event_id, new_trace_id, span_id_of
+from agentledger.producers.event_ids import new_event_id, new_trace_id, span_id_of
 from agentledger.producers.metering import Meter
+from agentledger.producers.run_facts import RunFacts
 from agentledger.producers.tracing import trace_id_of
 from agentledger.schemas import events
-from agentledger.schemas.errors import BudgetExceededError, MoneyError
-from agentledger.schemas.money import usd_to_nanousd
+from agentledger.schemas.errors import BudgetExceededError
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -35,7 +34,7 @@ def current_run() -> Run | None:
     return innermost.run if isinstance(innermost, Call) else innermost
 
 
-class Run:
+class Run(RunFacts):
     """One attempt of an agent at one task. `with` (or `async with`) begins and ends it.
 
     It ends as succeeded; as failed where an exception leaves it, which is re-raised unchanged; as halted or escalated
@@ -60,9 +59,8 @@ class Run:
         trace: str = "",
     ) -> None:
         parent = current_run() if parent is None else parent
-        self.ledger = ledger
-        self.trace_id = trace_id_of(trace) or (parent.trace_id if isinstance(parent, Run) else new_trace_id())
-        self.envelope = RunEnvelope(
+        self.trace_id: str = trace_id_of(trace) or (parent.trace_id if isinstance(parent, Run) else new_trace_id())
+        envelope = RunEnvelope(
             run_id or new_event_id(ledger.clock()),
             trace_id=self.trace_id,
             agent_id=ledger.agent_id,
@@ -70,17 +68,15 @@ class Run:
             workflow=workflow,
             environment=ledger.environment,
             actor=actor or ledger.actor,
-            labels={**ledger.labels, **(labels or {})},
+            labels={**ledger.labels, **clean_labels(labels)},
         )
-        self.run_id = self.envelope.run_id
+        super().__init__(ledger, envelope)
         self.meter = Meter(self.run_id, to_budget(budget), ledger.price_book)
-        self.event_id: str | None = None  # of RunStarted
-        self.span_id = ""
         self._started_us = ledger.timer()
         self._status = ""
         self._reason = ""
         self._outer: Token[Run | Call | None] | None = None
-        self._facts = {
+        self._facts: dict[str, Any] = {
             "source": SOURCE,
             "task": task,
             "parent_run_id": parent.run_id if isinstance(parent, Run) else parent or "",
@@ -91,7 +87,7 @@ class Run:
 
     @property
     def usage(self) -> RunUsage:
-        """What the run has used so far. Dollars are counted where calls report them or the budget has a limit of them."""
+        """What the run has used so far; dollars only where calls report them or the budget limits them."""
         return self.meter.usage
 
     @property
@@ -239,108 +235,6 @@ class Run:
         """
         return self.ledger.tool(function, run=self, **facts)
 
-    def policy_decision(
-        self, *, policy: str, verdict: str, rule: str = "", enforced: str = "", engine: str = "",
-        policy_version: str = "", risk_tier: str = "", reason: str = "", action: str = "", target: str = "",
-        input: object = None, latency_ms: float | None = None,  # noqa: A002 - the record's word
-    ) -> str:  # fmt: skip
-        """A policy engine decided; the decision's event id, for the `policy_decision_id` of what it is about."""
-        digest = "" if input is None else describe(input).digest
-        return self.add(
-            events.PolicyDecided(
-                **BLANK_ENVELOPE, engine=engine, policy=policy, policy_version=policy_version, rule=rule,
-                verdict=verdict, enforced=enforced, risk_tier=risk_tier, reason=reason, action=action, target=target,
-                input_digest=digest, latency_ms=latency_ms,
-            )
-        )  # fmt: skip
-
-    def validation(
-        self, *, rule: str, result: str, reason: str = "", validated_event_id: str | None = None,
-        latency_ms: float | None = None,
-    ) -> str:  # fmt: skip
-        """A check of an answer or a change ended: pass, fail or error; its event id."""
-        return self.add(
-            events.ValidationCompleted(
-                **BLANK_ENVELOPE, rule=rule, result=result, reason=reason, latency_ms=latency_ms,
-                validated_event_id=self._event_ref("validated_event_id", validated_event_id),
-            )
-        )  # fmt: skip
-
-    def evidence(
-        self, *, source: str, evidence_ids: Iterable[str] = (), query: object = None, latency_ms: float | None = None
-    ) -> str:
-        """Sources were read that a later step may rest on; its event id. The query is kept as its digest."""
-        return self.add(
-            events.EvidenceRetrieved(
-                **BLANK_ENVELOPE, source=source, query_digest="" if query is None else describe(query).digest,
-                evidence_ids=clean_texts(evidence_ids), latency_ms=latency_ms,
-            )
-        )  # fmt: skip
-
-    def approval_requested(
-        self, *, approval_id: str, action: str, target: str = "", change: object = None, risk_tier: str = "",
-        requested_from: str = "", expires_at: int | None = None,
-    ) -> str:  # fmt: skip
-        """A person was asked to approve a change; its event id. `expires_at` is in microseconds since 1970."""
-        content = None if change is None else describe(change, self.ledger.redact)
-        return self.add(
-            events.ApprovalRequested(
-                **BLANK_ENVELOPE, approval_id=approval_id, action=action, target=target, risk_tier=risk_tier,
-                change_digest=content.digest if content else "", change_redacted=content.kept if content else None,
-                requested_from=requested_from, expires_at=expires_at,
-            )
-        )  # fmt: skip
-
-    def approval_decided(self, *, approval_id: str, verdict: str, decided_by: str = "", reason: str = "") -> str:
-        """A person decided: approved, rejected or expired; its event id."""
-        return self.add(
-            events.ApprovalDecided(
-                **BLANK_ENVELOPE, approval_id=approval_id, verdict=verdict, decided_by=decided_by, reason=reason
-            )
-        )
-
-    def state_changed(
-        self, *, resource: str, before: object = None, after: object = None, before_ref: str = "", after_ref: str = "",
-        reversible: str = "unknown", undo: str = "", undoes_event_id: str | None = None,
-        tool_call_event_id: str | None = None,
-    ) -> str:  # fmt: skip
-        """Something outside the agent was changed; its event id. Before and after are kept as digests.
-
-        Inside a tool call that call made the change, unless `tool_call_event_id` names another.
-        """
-        innermost = enclosing.get()
-        if tool_call_event_id is None and isinstance(innermost, ToolCall) and innermost.run is self:
-            tool_call_event_id = innermost.event_id
-        return self.add(
-            events.StateChanged(
-                **BLANK_ENVELOPE, resource=resource, before_ref=before_ref, after_ref=after_ref,
-                before_digest="" if before is None else describe(before).digest,
-                after_digest="" if after is None else describe(after).digest,
-                reversible=reversible, undo=undo,
-                undoes_event_id=self._event_ref("undoes_event_id", undoes_event_id),
-                tool_call_event_id=self._event_ref("tool_call_event_id", tool_call_event_id),
-            )
-        )  # fmt: skip
-
-    def outcome(
-        self, *, success: bool | None, verified_by: str = "", value_usd: Decimal | float | str | None = None,
-        score: float | None = None, reason: str = "", replaces_event_id: str | None = None,
-    ) -> str:  # fmt: skip
-        """What really came of the run, as somebody has checked it; its event id."""
-        value_nanousd = None
-        if value_usd is not None:
-            try:
-                value_nanousd = usd_to_nanousd(value_usd)
-            except MoneyError as error:
-                self.ledger.tell("invalid_value", str(error))
-        return self.add(
-            events.OutcomeRecorded(
-                **BLANK_ENVELOPE, success=None if success is None else bool(success), score=clean_float(score),
-                value_nanousd=value_nanousd, verified_by=verified_by, reason=reason,
-                replaces_event_id=self._event_ref("replaces_event_id", replaces_event_id),
-            )
-        )  # fmt: skip
-
     def extend_budget(self, budget: RunBudget | Mapping[str, Any], *, approved_by: str, reason: str = "") -> str:
         """Give the run another budget, which counts from its start; the event id of the approval that says so."""
         self.meter.budget = to_budget(budget)
@@ -369,38 +263,12 @@ class Run:
             occurred_at=now_us,
         )
 
-    def add(self, body: events.Event) -> str:
-        """Emit an event of this run whose envelope is still blank, now; its event id. Never raises."""
-        now_us = self.ledger.clock()
-        event_id = new_event_id(now_us)
-        innermost = enclosing.get()
-        inside = innermost if innermost is not None and self._is_mine(innermost) else self
-        self._emit(body, event_id, inside.event_id, inside.span_id, now_us)
-        return event_id
-
     def enclosing_event_id(self) -> str | None:
         """The event that what happens now follows from: the open call, or the start of the run around it."""
         innermost = enclosing.get()
         if innermost is not None and (self.event_id is None or self._is_mine(innermost)):
             return innermost.event_id or None
         return self.event_id
-
-    def _is_mine(self, innermost: Run | Call) -> bool:
-        return innermost is self or (isinstance(innermost, Call) and innermost.run is self)
-
-    def _emit(
-        self, body: events.Event, event_id: str, parent_event_id: str | None, span_id: str, occurred_at: int
-    ) -> None:
-        emitter = self.ledger.emitter
-        emitter.emit(
-            emitter.kinds[type(body).__name__],
-            self.envelope,
-            body,
-            event_id=event_id,
-            parent_event_id=parent_event_id,
-            span_id=span_id,
-            occurred_at=occurred_at,
-        )
 
     def _record_past(
         self, call: Call, status: str, error: BaseException | None,
@@ -429,15 +297,6 @@ class Run:
         if "policy_decision_id" in own:
             own["policy_decision_id"] = self._event_ref("policy_decision_id", own["policy_decision_id"])
         return own
-
-    def _event_ref(self, name: str, value: object) -> str | None:
-        """An event id that the caller hands back; one that is none is told about and left out."""
-        if value is None:
-            return None
-        event_id = as_event_id(value)
-        if event_id is None:
-            self.ledger.tell("invalid_event_id", f"{name}={value!r} is not an event id")
-        return event_id
 
     def _end_as(self, status: str, reason: str) -> None:
         self._status = status

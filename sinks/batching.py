@@ -96,7 +96,7 @@ class Batcher:
     def close_log(self, place: LogPlace) -> None:
         """Forget a log that another writer has now."""
         for known in (self._positions, self._hashers, self._unfinished):
-            known.pop(place, None)  # type: ignore[attr-defined]
+            known.pop(place, None)
 
     def is_open(self, place: LogPlace) -> bool:
         """Whether this log is written here."""

@@ -75,13 +75,18 @@ class Author:
         return self.write(OutcomeRecorded, success=success)
 
 
-def some_run(number: int, rng: random.Random, calls_max: int = 12) -> list[Event]:
+def some_run(
+    number: int,
+    rng: random.Random,
+    calls_max: int = 12,
+    models: tuple[str, ...] = ("sold", "sold", "cheap", "tuned"),
+) -> list[Event]:
     """The events of one run, not always in order of time: some starts come late, some outcomes twice, some never."""
     author = Author(f"run-{number}", seed=number)
     events: list[Event] = []
     for _ in range(rng.randint(1, calls_max)):
-        model, tokens = rng.choice(["sold", "sold", "cheap", "tuned"]), rng.choice([None, 0, 700, 1400])
-        events.append(author.model_call(tokens, model, reported_cost_nanousd=rng.choice([None, None, 0, 1_500_000])))
+        tokens, reported = rng.choice([None, 0, 700, 1400]), rng.choice([None, None, 0, 1_500_000])
+        events.append(author.model_call(tokens, rng.choice(models), provider="openai", reported_cost_nanousd=reported))
         if rng.random() < 0.8:
             own_cost = rng.choice([None, None, 1000])
             events.append(author.tool_call(status=rng.choice(["ok", "ok", "error"]), reported_cost_nanousd=own_cost))

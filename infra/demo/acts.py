@@ -33,6 +33,7 @@ def ask_model(
             with run.model_call(model=model, provider=provider, attempt=attempt) as call:
                 clock.pass_ms(rng.lognormvariate(6.6, 0.5))
                 if attempt < TRIES_MAX and rng.random() < error_rate:
+                    call.usage(input_tokens=0, output_tokens=0)  # a refused request is not billed
                     raise RateLimitedError("429: too many requests")
                 call.usage(
                     input_tokens=int(input_tokens * rng.uniform(0.7, 1.4)),

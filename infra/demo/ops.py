@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from agentledger.infra.demo.acts import ask_model, use_tool
-from agentledger.producers import Ledger
+from agentledger.producers import Ledger, Run
 
 if TYPE_CHECKING:
     from agentledger.infra.demo.workload import StoryClock
@@ -39,15 +39,15 @@ def restart_service(ledger: Ledger, clock: StoryClock, rng: random.Random) -> No
         run.outcome(success=approved and rng.random() < 0.9, verified_by="health check")
 
 
-def ask_person(run: object, clock: StoryClock, rng: random.Random, service: str) -> bool:
+def ask_person(run: Run, clock: StoryClock, rng: random.Random, service: str) -> bool:
     """Ask the person on call; most say yes, some minutes later."""
     approval_id = f"approval-{rng.randint(1, 10**9)}"
     run.approval_requested(
         approval_id=approval_id, action="restart", target=f"service:{service}", requested_from="on call"
-    )  # type: ignore[attr-defined]
+    )
     clock.pass_ms(rng.uniform(1, 30) * 60_000)
     verdict = "approved" if rng.random() < 0.8 else "rejected"
-    run.approval_decided(approval_id=approval_id, verdict=verdict, decided_by="on call")  # type: ignore[attr-defined]
+    run.approval_decided(approval_id=approval_id, verdict=verdict, decided_by="on call")
     return verdict == "approved"
 
 

@@ -26,7 +26,7 @@ ARRIVAL_WAIT_S_MAX = 90.0
 POLL_S = 0.5
 MARKER = "demo"
 AGENTS = {"support-bot": "4.2", "coder": "1.9", "ops-bot": "0.7"}
-ARRIVED = "SELECT count() FROM agentledger.events WHERE has({producers:Array(String)}, producer_id)"
+ARRIVED = "SELECT count() FROM agentledger.events WHERE topic = 'agentledger.events.v1'"
 DERIVED = "SELECT count() FROM agentledger.events WHERE topic != 'agentledger.events.v1'"
 CHARGES = "SELECT count() FROM agentledger.charges WHERE kind = 'model'"
 CALLS = "SELECT count() FROM agentledger.model_calls"
@@ -85,7 +85,6 @@ def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, run
         for count, _ in tell(day, ledgers, clock, rng):
             bar.update(told, completed=count)
         emitted = sum(ledger.counters.emitted for ledger in ledgers.values())
-        producers = [ledger.producer_id for ledger in ledgers.values()]
         for ledger in ledgers.values():
             ledger.close()
         arrived = bar.add_task("events in ClickHouse", total=emitted)
@@ -95,12 +94,12 @@ def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, run
             bar.update(arrived, completed=events)
             bar.update(rated, completed=charges, total=calls)
 
-        wait_for_arrival(client, producers, emitted, show)
+        wait_for_arrival(client, emitted, show)
     console.print()
     console.print(scoreboard(scoreboard_rows(client), console.width))
 
 
-def wait_for_arrival(client: Any, producers: list[str], emitted: int, show: Callable[..., None]) -> None:
+def wait_for_arrival(client: Any, emitted: int, show: Callable[..., None]) -> None:
     """Return when all events are in the ledger, every model call is rated, and nothing more follows from them.
 
     `show(events, charges, calls)` is told how far it is. Raises StoreError when it takes too long.
@@ -108,8 +107,7 @@ def wait_for_arrival(client: Any, producers: list[str], emitted: int, show: Call
     deadline = time.monotonic() + ARRIVAL_WAIT_S_MAX
     derived_before = -1
     while time.monotonic() < deadline:
-        events = _number(client, ARRIVED, {"producers": producers})
-        calls, derived, charges = (_number(client, sql) for sql in (CALLS, DERIVED, CHARGES))
+        events, calls, derived, charges = (_number(client, sql) for sql in (ARRIVED, CALLS, DERIVED, CHARGES))
         show(events, charges, calls)
         if events >= emitted and charges >= calls and derived == derived_before:
             return
@@ -121,8 +119,8 @@ def wait_for_arrival(client: Any, producers: list[str], emitted: int, show: Call
     )
 
 
-def _number(client: Any, sql: str, parameters: dict[str, Any] | None = None) -> int:
-    return int(client.query(sql, parameters=parameters).result_rows[0][0])
+def _number(client: Any, sql: str) -> int:
+    return int(client.query(sql).result_rows[0][0])
 
 
 def start_empty(folder: Path) -> None:

@@ -16,10 +16,10 @@ from confluent_kafka import TopicPartition as Place
 from agentledger.infra.ledger_setup import prepare_kafka
 from agentledger.infra.stack import Endpoints, Stack, StackConfig
 from agentledger.processors.packing import PackedRecord, pack, unpack
-from agentledger.processors.rating import GenaiPriceBook
 from agentledger.processors.run_fold import RunFold
 from agentledger.processors.topics import WORKER_GROUP
 from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.topics import PACKED
 from tests.bench.report import Figure
 from tests.bench.sample import START_US, sample_records

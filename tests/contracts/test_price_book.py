@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.processors.rating import GenaiPriceBook
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage, Unpriced
+from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.testing.price_book import FixedPriceBook
 
 AT_US = 1_750_000_000_000_000

@@ -16,10 +16,10 @@ from genai_prices.data import providers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.processors.rating import LOOKUPS_MAX, STANDARD_TIERS, GenaiPriceBook, rate_model_call, usage_of
 from agentledger.schemas import usd_to_nanousd
 from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.ports import Charge, TokenUsage, Unpriced
+from agentledger.schemas.prices import LOOKUPS_MAX, STANDARD_TIERS, GenaiPriceBook, rate_model_call, usage_of
 from agentledger.schemas.testing.price_book import FixedPriceBook
 from tests.traces import traces_folder
 

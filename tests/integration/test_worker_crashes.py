@@ -1,0 +1,167 @@
+"""Packer and worker on a real broker: killed, paused, taken over; the result is always that of the pure fold."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import NewTopic
+
+from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
+from agentledger.infra.stack.kafka import KafkaService
+from agentledger.infra.stack.ports import free_port
+from agentledger.infra.topic_admin import create_topics
+from agentledger.processors import worker_topics
+from agentledger.processors.topics import PACKER_GROUP, WORKER_GROUP
+from agentledger.schemas.events import BudgetExceeded, CostRated, Event, OutcomeCosted
+from agentledger.schemas.topics import EVENTS, PACKED
+from tests.run_logs import interleaved, some_run
+from tests.worker_rig import PARTITIONS, Rig, stop_cleanly, wait_for, wait_ready
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+MODELS = ("gpt-4.1", "gpt-4.1-mini", "ft:gpt-4.1:org")
+SEED = int(os.environ.get("AGENTLEDGER_TEST_SEED", time.time_ns() % 10**6))
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A fresh Kafka with the ledger's topics."""
+    port = free_port()
+    kafka = KafkaService(tmp_path / "stack", port, free_port({port}), kafka_classpath(default_cache_dir()))
+    kafka.start()
+    try:
+        kafka.wait_ready(time.monotonic() + 90)
+        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
+        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
+        yield kafka.endpoint
+    finally:
+        kafka.stop()
+
+
+def some_log(rng: random.Random, first: int, runs: int, calls_max: int = 16) -> list[Event]:
+    return interleaved([some_run(first + number, rng, calls_max, MODELS) for number in range(runs)], rng)
+
+
+def lag(servers: str, group: str, topic: str) -> int:
+    """How many records the group has not committed yet."""
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False})
+    waiting = 0
+    for committed in consumer.committed([TopicPartition(topic, partition) for partition in range(PARTITIONS)], 10):
+        low, end = consumer.get_watermark_offsets(TopicPartition(topic, committed.partition), 10)
+        waiting += end - max(low, committed.offset)
+    consumer.close()
+    return waiting
+
+
+def test_kills_at_random_moments_change_nothing(broker: str, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    print(f"AGENTLEDGER_TEST_SEED={SEED}")
+    log = some_log(rng, 0, 250)
+    assert len(log) > 5000
+    with Rig(broker, tmp_path) as rig:
+        worker, packer = rig.worker(), rig.packer()
+        wait_ready(worker)
+        wait_ready(packer)
+        sender = threading.Thread(target=rig.produce, args=(log, 0.25))
+        sender.start()
+        kills = 0
+        while sender.is_alive() or kills < 6:
+            time.sleep(rng.uniform(0.2, 3.0))
+            worker.kill()
+            worker.wait()
+            kills += 1
+            worker = rig.worker()
+            if rng.random() < 0.7:
+                wait_ready(worker)
+            if rng.random() < 0.4:
+                packer.kill()
+                packer.wait()
+                packer = rig.packer()
+        sender.join()
+        expected, again = rig.settle()
+        print(f"{kills} kills, {len(log)} events, {len(expected.derived)} derived, {again} written again")
+        assert len(expected.events(CostRated)) > 1500
+        assert expected.events(BudgetExceeded)
+        assert expected.events(OutcomeCosted)
+        worker.kill()
+        worker.wait()
+        rig.produce(some_log(rng, 1000, 5) + rng.sample(log, 200))  # new runs, and old events once more
+        worker = rig.worker()
+        rig.settle()
+        stop_cleanly(worker)
+        stop_cleanly(packer)
+        assert "stopped:" not in rig.log_of("worker")
+
+
+def test_a_paused_worker_that_wakes_up_after_a_takeover_does_no_harm(broker: str, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    with Rig(broker, tmp_path) as rig:
+        packer, first = rig.packer(), rig.worker("first")
+        wait_ready(packer)
+        wait_ready(first)
+        log = some_log(rng, 0, 60)
+        sender = threading.Thread(target=rig.produce, args=(log[: len(log) // 2], 0.02))
+        sender.start()
+        time.sleep(rng.uniform(0.1, 0.3))
+        first.send_signal(signal.SIGSTOP)  # in the middle of its work
+        sender.join()
+        second = rig.worker("second")
+        wait_ready(second)  # it got the partitions, as the first is silent
+        rig.produce(log[len(log) // 2 :])
+        wait_for(lambda: lag(broker, PACKER_GROUP, EVENTS.name) == 0 and lag(broker, WORKER_GROUP, PACKED.name) == 0)
+        first.send_signal(signal.SIGCONT)
+        time.sleep(3)
+        rig.settle()
+        second.kill()
+        second.wait()
+        rig.produce(some_log(rng, 1000, 10))
+        if first.poll() is not None:
+            rig.worker("third")
+        rig.settle()
+
+
+def test_two_workers_share_the_partitions(broker: str, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    with Rig(broker, tmp_path) as rig:
+        packer, first = rig.packer(), rig.worker("first")
+        wait_ready(packer)
+        wait_ready(first)
+        log = some_log(rng, 0, 120)
+        sender = threading.Thread(target=rig.produce, args=(log, 0.2))
+        sender.start()
+        second = rig.worker("second")  # a rebalance under load
+        wait_ready(second)
+        time.sleep(1)
+        first.kill()
+        first.wait()
+        sender.join()
+        rig.settle()
+        assert "ready: 4 partitions" in rig.log_of("second")
+
+
+def test_records_that_cannot_be_read_do_not_stop_the_others(broker: str, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    log = some_log(rng, 0, 20)
+    with Rig(broker, tmp_path) as rig:
+        worker, packer = rig.worker(), rig.packer()
+        producer = Producer({"bootstrap.servers": broker})
+        rig.produce(log[:100])
+        for partition in range(PARTITIONS):
+            for value in (None, b"", b"\x00\x00\x00\x00\x63poison", b"x" * 1_048_000):
+                producer.produce(EVENTS.name, value, b"key", partition)
+        producer.flush(10)
+        rig.produce(log[100:])
+        expected, _ = rig.settle()
+        assert expected.fold.skipped.total() == 16
+        assert expected.fold.folded == len(log)
+        stop_cleanly(worker)
+        stop_cleanly(packer)
+        assert rig.log_of("worker").count("skipped partition") >= 10

@@ -1,0 +1,187 @@
+"""Packer and workers as processes of their own on a broker, and what the pure fold says of the same log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from agentledger.processors.packing import PackedRecord
+from agentledger.processors.run_state import folded_up_to
+from agentledger.processors.topics import CHANGELOG
+from agentledger.schemas.events import Event
+from agentledger.schemas.prices import GenaiPriceBook
+from agentledger.schemas.topics import ALERTS, BUDGETS, EVENTS, SPEND
+from tests.run_logs import CODEC, Folded
+
+PARTITIONS = 4
+WORKER = """
+import logging, sys
+from pathlib import Path
+from agentledger.processors import WorkerConfig, run_worker
+logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+kafka = {"bootstrap.servers": sys.argv[1]}
+run_worker(WorkerConfig(kafka, Path(sys.argv[2]), int(sys.argv[3]), session_timeout_s=float(sys.argv[4])))
+"""
+PACKER = """
+import logging, sys
+from agentledger.processors import PackerConfig, run_packer
+logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+run_packer(PackerConfig({"bootstrap.servers": sys.argv[1]}, session_timeout_s=float(sys.argv[2])))
+"""
+
+
+@dataclass
+class Rig:
+    """One broker's packer and workers. Leaving it kills what still runs."""
+
+    servers: str
+    folder: Path
+    session_timeout_s: float = 2.0
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    starts: int = 0
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def packer(self) -> subprocess.Popen[bytes]:
+        """Start a packer."""
+        return self._start("packer", [PACKER, self.servers, str(self.session_timeout_s)])
+
+    def worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        timeout = str(self.session_timeout_s)
+        return self._start(name, [WORKER, self.servers, str(self.folder / name), str(PARTITIONS), timeout])
+
+    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        self.starts += 1
+        ready = self.folder / f"{name}-{self.starts}.ready"
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", *arguments],
+                stderr=log,
+                env={**os.environ, "AGENTLEDGER_READY_FILE": str(ready)},
+            )
+        process.ready_file = ready  # type: ignore[attr-defined]
+        self.processes.append(process)
+        return process
+
+    def log_of(self, name: str) -> str:
+        """What a program has logged so far."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def produce(self, events: list[Event], pause_s: float = 0.0) -> None:
+        """Send the events keyed by run, with a pause after every hundred."""
+        producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 2})
+        for number, event in enumerate(events):
+            producer.produce(EVENTS.name, CODEC.encode(event), event.run_id.encode())
+            if number % 100 == 99 and pause_s:
+                producer.flush(10)
+                time.sleep(pause_s)
+        assert producer.flush(30) == 0
+
+    def read(self, topic: str) -> dict[int, list[tuple[int, int, bytes, bytes | None]]]:
+        """Everything on a topic: partition to (offset, time in ms, key, value)."""
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "reader", "enable.auto.commit": False})
+        found: dict[int, list[tuple[int, int, bytes, bytes | None]]] = defaultdict(list)
+        ends = {}
+        for partition in range(PARTITIONS):
+            low, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)
+            if end > low:
+                ends[partition] = end
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
+        while ends:
+            message = consumer.poll(10)
+            assert message is not None, f"{topic} can't be read to its end"
+            assert message.error() is None, message.error()
+            partition, offset = message.partition(), message.offset()
+            found[partition].append((offset, message.timestamp()[1], message.key() or b"", message.value()))
+            if offset + 1 >= ends.get(partition, 2**63):
+                del ends[partition]
+        consumer.close()
+        return found
+
+    def expected(self) -> Folded:
+        """The pure fold over the log as it is on the broker."""
+        result = Folded(GenaiPriceBook())
+        for partition, records in sorted(self.read(EVENTS.name).items()):
+            result.take([PackedRecord(offset, ms, value) for offset, ms, _, value in records], partition)
+        return result
+
+    def derived(self) -> tuple[dict[str, set[bytes]], int]:
+        """Event id to the contents under it, on all topics of derived events; and how many records there are."""
+        contents: dict[str, set[bytes]] = defaultdict(set)
+        count = 0
+        for topic in (SPEND.name, BUDGETS.name, ALERTS.name):
+            for records in self.read(topic).values():
+                for _, _, _, value in records:
+                    assert value is not None
+                    contents[value[6:42].decode()].add(value)
+                    count += 1
+        return contents, count
+
+    def states(self) -> dict[bytes, bytes]:
+        """The state of each run in the changelog that is folded furthest: what a recovery gives."""
+        states: dict[bytes, bytes] = {}
+        for records in self.read(CHANGELOG).values():
+            for _, _, key, value in records:
+                assert value is not None
+                if key not in states or folded_up_to(value) >= folded_up_to(states[key]):
+                    states[key] = value
+        return states
+
+    def settle(self, wait_s_max: float = 90) -> tuple[Folded, int]:
+        """Wait until derived events and states are those of the pure fold, byte for byte. Fails where they are not.
+
+        Returns the pure fold, and how many derived records were written more than once.
+        """
+        expected = self.expected()
+        wanted = {event_id: {value} for event_id, value in expected.by_id().items()}
+        deadline = time.monotonic() + wait_s_max
+        while True:
+            derived, count = self.derived()
+            states = self.states()
+            if (derived == wanted and states == expected.states) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        doubted = [CODEC.decode(value) for values in derived.values() if len(values) > 1 for value in values]
+        assert doubted == []
+        assert derived.keys() - wanted.keys() == set()
+        assert wanted.keys() - derived.keys() == set()
+        assert derived == wanted
+        assert states == expected.states
+        return expected, count - len(wanted)
+
+
+def wait_ready(process: subprocess.Popen[bytes], wait_s_max: float = 60) -> None:
+    """Wait until the program has written its ready file. Fails where it ends before that."""
+    ready: Path = process.ready_file  # type: ignore[attr-defined]
+    wait_for(lambda: ready.exists() or process.poll() is not None, wait_s_max)
+    assert ready.exists(), f"ended with {process.returncode} before it was ready"
+
+
+def wait_for(done: Callable[[], bool], wait_s_max: float = 60) -> None:
+    """Wait until `done`. Fails after `wait_s_max`."""
+    deadline = time.monotonic() + wait_s_max
+    while not done():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def stop_cleanly(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and exit code 0."""
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
