@@ -48,6 +48,7 @@ class Batch:
     groups: list[RowGroup]
     entries: list[BatchEntry]
     conflicts: list[Conflict]
+    unreadable: list[tuple[LedgerRow, str]]  # with the reason; also those that an unfinished flush has written
     rows: int
 
 
@@ -131,7 +132,8 @@ class Batcher:
             BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
             for place in firsts
         ]
-        return Batch(self._groups(rows), entries, conflicts, len(rows))
+        unreadable = [(row, reason) for row, reason, _ in rows if reason]
+        return Batch(self._groups(rows), entries, conflicts, unreadable, len(rows))
 
     def accept(self, batch: Batch) -> None:
         """The batch is written: the next one goes on behind it."""

@@ -34,10 +34,8 @@ class Announcer:
 
     def announce(self, batch: Batch) -> None:
         """Send all of it and wait for the broker. Raises BrokerError."""
-        for group in batch.groups:
-            if group.schema is None:
-                for row in group.rows:
-                    self._send_dead_letter(row, group.poison_reason)
+        for row, reason in batch.unreadable:
+            self._send_dead_letter(row, reason)
         for conflict in batch.conflicts:
             self._send_conflict(conflict)
         if len(self._producer) and self._producer.flush(DELIVERY_S_MAX):

@@ -180,7 +180,6 @@ class Writer:
         while True:
             batch = self._batcher.batch(records)
             try:
-                self._announcer.announce(batch)
                 for group in batch.groups:
                     self._insert(group, batch_time_us)
             except _GroupRefusedError as error:
@@ -191,6 +190,7 @@ class Writer:
                     raise StoreError(f"ClickHouse refuses {refused} records of one flush") from None
                 self._reopen()  # groups before this one are written: they are found by their leaves
                 continue
+            self._announcer.announce(batch)
             self._store.commit(batch.entries, batch_time_us, self._clock())
             return batch
 
