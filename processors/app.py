@@ -20,6 +20,7 @@ from typing import Any
 import faust
 
 from agentledger.processors.acknowledged import AcknowledgedProducer
+from agentledger.processors.offsets import GroupOffsets
 from agentledger.processors.packing import unpack
 from agentledger.processors.programs import die, say_ready
 from agentledger.processors.run_fold import RunFold
@@ -64,16 +65,19 @@ class Worker:
         )
         codec = Codec(open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth))
         self._fold = RunFold(codec, prices or GenaiPriceBook(), self._table.stored)
-        self._watchdog = Watchdog(config.kafka, WORKER_GROUP, PACKED.name, config.stalled_after_s)
+        self._watchdog = Watchdog(GroupOffsets(config.kafka, WORKER_GROUP, PACKED.name), config.stalled_after_s)
+        self._offsets = GroupOffsets(config.kafka, WORKER_GROUP, PACKED.name)
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
-        self._next_offset: dict[int, int] = {}
+        self._next_offset: dict[int, int] = {}  # per partition owned and recovered: what comes next at the latest
         self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
         packed = self.app.topic(PACKED.name, value_serializer="raw", value_type=bytes, allow_empty=True)
         self.app.agent(packed, name="runs", concurrency=1)(or_die(self._receive))
         self.app.task(or_die(self._work))
         self._table.on_recover(or_die(self._recovered))
-        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+        self._table.on_batch = self._watchdog.alive
+        self.app.on_partitions_revoked.connect(or_die(self._revoked), weak=False)
+        self.app.on_partitions_assigned.connect(or_die(self._assigned), weak=False)
 
     async def start(self) -> None:
         """Join the group; messages are folded from then on."""
@@ -103,11 +107,10 @@ class Worker:
                 await self._fold_batch(batch)
 
     async def _fold_batch(self, batch: list[Any]) -> None:
-        for event in batch:
-            message = event.message
-            self._check_dense(message.partition, message.offset)
-            self._fold_message(message.partition, message.value)
-            await asyncio.sleep(0)  # Faust's own tasks, heartbeats of commits among them, get their turn
+        ours = [event for event in batch if self._is_next(event.message.partition, event.message.offset)]
+        for event in ours:
+            self._fold_message(event.message.partition, event.message.value)
+            await asyncio.sleep(0)  # Faust's own tasks get their turn
         await self._output.settled()
         changed = self._fold.take_changed()
         for partition, key, value in changed:
@@ -115,7 +118,7 @@ class Worker:
         await self._output.settled()
         for partition, key, value in changed:
             self._table.put(partition, key, value)
-        for event in batch:
+        for event in ours:
             event.ack()
 
     def _fold_message(self, partition: int, value: bytes) -> None:
@@ -123,28 +126,45 @@ class Worker:
             for topic, key, derived in self._fold.take(partition, record):
                 self._output.send(topic, partition, key, derived)
 
-    def _check_dense(self, partition: int, offset: int) -> None:
-        """Going back is a redelivery; a jump ahead means that input was lost on the way to here."""
+    def _is_next(self, partition: int, offset: int) -> bool:
+        """Whether to fold this message in. Faust's order around rebalances is not relied on.
+
+        A message may be left over from before a rebalance: where the partition isn't ours any more, its states aren't
+        here either. Going back is a redelivery. A jump ahead means that input was lost on the way to here.
+        """
         expected = self._next_offset.get(partition)
-        if expected is not None and offset > expected:
+        if expected is None:
+            return False
+        if offset > expected:
             raise BrokerError(
                 f"offsets jump from {expected - 1} to {offset}",
                 where=f"{PACKED.name}, partition {partition}",
                 next_step="the worker starts again from the last commit",
             )
-        self._next_offset[partition] = offset + 1
+        self._next_offset[partition] = max(expected, offset + 1)
+        return True
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        """Faust has waited for what was in hand: whatever still comes is left over."""
+        async with self._folding:
+            self._next_offset.clear()
+            self._watchdog.assigned([])
+
+    async def _assigned(self, *_: Any, **__: Any) -> None:
+        self._watchdog.assigned(self._packed_partitions())
 
     async def _recovered(self) -> None:
+        partitions = self._packed_partitions()
+        standings = await asyncio.get_running_loop().run_in_executor(None, self._offsets.standing, partitions)
         async with self._folding:
             self._fold.forget()
-            self._next_offset.clear()
-        partitions = {tp.partition for tp in self.app.consumer.assignment() if tp.topic == PACKED.name}
+            self._next_offset = {partition: standing.done for partition, standing in standings.items()}
         self._watchdog.assigned(partitions)
         log.info("ready: %d partitions, %d runs", len(partitions), len(self._table.data))
         say_ready()
 
-    async def _revoked(self, *_: Any, **__: Any) -> None:
-        self._watchdog.assigned([])
+    def _packed_partitions(self) -> set[int]:
+        return {tp.partition for tp in self.app.consumer.assignment() if tp.topic == PACKED.name}
 
 
 def build_app(config: WorkerConfig) -> faust.App:

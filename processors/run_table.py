@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import faust
@@ -18,8 +18,12 @@ class RunTable(faust.Table):  # type: ignore[misc]
     worker can be paused before they may be compacted (`min.compaction.lag.ms`).
     """
 
+    on_batch: Callable[[], None] | None = None  # called when recovery has made a step
+
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Called by Faust's recovery with changelog events in the order of the log."""
+        if self.on_batch is not None:
+            self.on_batch()
         newest: dict[bytes, Any] = {}
         for event in batch:
             key, value = event.message.key, event.message.value

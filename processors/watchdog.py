@@ -1,4 +1,4 @@
-"""Ends a worker that stopped making progress: Faust can stall in silence, and only a restart helps then."""
+"""Ends a worker that stopped making progress: Faust can stall in silence around rebalances, and a restart helps."""
 
 from __future__ import annotations
 
@@ -6,75 +6,68 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-
+from agentledger.processors.offsets import GroupOffsets, Standing
 from agentledger.processors.programs import die
 from agentledger.schemas.errors import BrokerError
 
-CHECK_SECONDS = 5.0
-QUERY_SECONDS = 5.0
+CHECK_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
 
 class Stall:
-    """Decides from commits and ends of partitions whether progress has stopped. Times are monotonic seconds."""
+    """Decides whether progress has stopped. Times are monotonic seconds.
+
+    Progress of a partition is a commit; a sign of life (recovery goes on, partitions were assigned) counts for all.
+    """
 
     def __init__(self, stalled_after_s: float) -> None:
         self._stalled_after_s = stalled_after_s
         self._seen: dict[int, tuple[int, float]] = {}
 
-    def check(self, partition: int, committed: int, end: int, now_s: float) -> str | None:
-        """What is wrong with this partition, or None. Everything before `committed` is done, `end` comes next."""
+    def check(self, partition: int, standing: Standing, alive_s: float, now_s: float) -> str | None:
+        """What is wrong with this partition, or None. `alive_s` is when there was last a sign of life."""
         known = self._seen.get(partition)
-        if known is None or known[0] != committed or committed >= end:
-            self._seen[partition] = committed, now_s
+        if known is None or known[0] != standing.done or standing.done >= standing.end:
+            self._seen[partition] = standing.done, now_s
             return None
-        if now_s - known[1] < self._stalled_after_s:
+        idle_s = now_s - max(known[1], alive_s)
+        if idle_s < self._stalled_after_s:
             return None
-        return f"no progress for {now_s - known[1]:.0f} s at offset {committed} of {end}"
-
-    def forget(self) -> None:
-        """Start anew after a change of assignment."""
-        self._seen.clear()
+        return f"no progress for {idle_s:.0f} s at offset {standing.done} of {standing.end}"
 
 
 class Watchdog(threading.Thread):
-    """Compares what the worker has committed with what the broker has, over a connection of its own."""
+    """Compares what the worker has committed with what the broker has, in a thread and over a connection of its own."""
 
-    def __init__(self, kafka: dict[str, Any], group: str, topic: str, stalled_after_s: float) -> None:
+    def __init__(self, offsets: GroupOffsets, stalled_after_s: float) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._settings = {**kafka, "group.id": group, "enable.auto.commit": False}
-        self._topic = topic
+        self._offsets = offsets
         self._stall = Stall(stalled_after_s)
         self._partitions: frozenset[int] = frozenset()
-        self._lock = threading.Lock()
+        self._alive_s = time.monotonic()
 
     def assigned(self, partitions: Iterable[int]) -> None:
-        """These partitions are the worker's from now on."""
-        with self._lock:
-            self._partitions = frozenset(partitions)
-            self._stall.forget()
+        """These partitions are the worker's from now on, recovered or not yet."""
+        self._partitions = frozenset(partitions)
+        self.alive()
+
+    def alive(self) -> None:
+        """Something went on that no commit shows."""
+        self._alive_s = time.monotonic()
 
     def run(self) -> None:
         """Look every CHECK_SECONDS; ends the process when a partition has stalled."""
-        consumer = Consumer(self._settings)  # asks for offsets only: it never joins the group
         while True:
             time.sleep(CHECK_SECONDS)
             try:
-                self._look(consumer)
-            except KafkaException as error:
-                log.warning("the watchdog got no answer: %s", error.args[0].str())
-
-    def _look(self, consumer: Consumer) -> None:
-        places = [TopicPartition(self._topic, partition) for partition in self._partitions]
-        for place in consumer.committed(places, QUERY_SECONDS) if places else []:
-            low, end = consumer.get_watermark_offsets(TopicPartition(self._topic, place.partition), QUERY_SECONDS)
-            with self._lock:
-                if place.partition not in self._partitions:
-                    return  # assigned anew meanwhile
-                wrong = self._stall.check(place.partition, max(place.offset, low), end, time.monotonic())
-            if wrong:
-                die(BrokerError(wrong, where=f"{self._topic}, partition {place.partition}"))
+                standings = self._offsets.standing(self._partitions)
+            except BrokerError as error:
+                self.alive()  # nothing can go on without a broker
+                log.warning("watchdog: %s", error)
+                continue
+            for partition, standing in standings.items():
+                wrong = self._stall.check(partition, standing, self._alive_s, time.monotonic())
+                if wrong and partition in self._partitions:
+                    die(BrokerError(wrong, where=f"packed partition {partition}", next_step="the worker starts again"))

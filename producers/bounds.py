@@ -64,10 +64,9 @@ def clean_texts(items: Iterable[Any] | None) -> list[str]:
 
 def clean_run_id(run_id: object) -> str:
     """The run id as a bounded text: a longer one keeps its beginning and gets a digest, so that it stays distinct."""
-    text = clean_text(run_id, 1 << 20)
-    raw = text.encode()
+    raw = (run_id if isinstance(run_id, str) else clean_text(run_id)).encode("utf-8", "replace")
     if len(raw) <= RUN_ID_BYTES_MAX:
-        return text
+        return raw.decode()
     return raw[: RUN_ID_BYTES_MAX - 40].decode("utf-8", "ignore") + "~" + hashlib.sha256(raw).hexdigest()[:32]
 
 

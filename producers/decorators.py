@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from agentledger.producers.runs import Run, current_run
 from agentledger.schemas.errors import UsageError
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from agentledger.producers.calls import ToolCall
     from agentledger.producers.recorder import Ledger
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _INSTANCES = {"self", "cls"}
 
 
-def recorded_tool(ledger: Ledger, function: Callable[..., Any], run: Run | None, **facts: Any) -> Any:
+def recorded_tool(ledger: Ledger, function: _F, run: Run | None, **facts: Any) -> _F:
     """The function, each call of which becomes a tool call of `run`, or else of the run that is open where it's called.
 
     Outside of any run it works as before, unrecorded, and the ledger is told so. Raises UsageError for a generator.
@@ -45,7 +46,7 @@ def recorded_tool(ledger: Ledger, function: Callable[..., Any], run: Run | None,
                 call.result(result)
                 return result
 
-        return recorded_async
+        return cast("_F", recorded_async)
 
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -57,10 +58,10 @@ def recorded_tool(ledger: Ledger, function: Callable[..., Any], run: Run | None,
             call.result(result)
             return result
 
-    return recorded
+    return cast("_F", recorded)
 
 
-def recorded_run(ledger: Ledger, function: Callable[..., Any], **facts: Any) -> Any:
+def recorded_run(ledger: Ledger, function: _F, **facts: Any) -> _F:
     """The function, each call of which is a run of its own; inside it, `current_run()` is that run."""
     _refuse_generator(function)
     facts.setdefault("workflow", getattr(function, "__name__", ""))
@@ -71,14 +72,14 @@ def recorded_run(ledger: Ledger, function: Callable[..., Any], **facts: Any) -> 
             async with ledger.run(**facts):
                 return await function(*args, **kwargs)
 
-        return run_async
+        return cast("_F", run_async)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         with ledger.run(**facts):
             return function(*args, **kwargs)
 
-    return run
+    return cast("_F", run)
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:

@@ -146,7 +146,7 @@ class Emitter:
             waiting = self._producer.flush(max(0.0, end - time.monotonic()))
             left = self.counters.waiting
             if (not waiting and not left and not self._gaps) or time.monotonic() >= end:
-                return max(waiting, left)
+                return left
             time.sleep(SETTLE_SECONDS)  # reports are being served by another thread
 
     def tell(self, reason: str, what: str) -> None:

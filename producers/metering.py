@@ -24,7 +24,7 @@ _FREE_STATUS = "error"  # a request that failed without usage was not billed; on
 class Meter:
     """The usage of one run, and the guard in front of its calls."""
 
-    def __init__(self, run_id: str, budget: RunBudget | None, prices: Callable[[], PriceBook | None]) -> None:
+    def __init__(self, run_id: str, budget: RunBudget | None, prices: Callable[[], PriceBook]) -> None:
         self.budget = budget
         self.usage = RunUsage()
         self.refusals = 0
@@ -103,7 +103,7 @@ class Meter:
         try:
             prices = self._prices()
             for model in (call.answered_model, call.requested_model):
-                if prices is None or not model:
+                if not model:
                     continue
                 rated = prices.rate(call.provider, model, usage, at_us=at_us, service_tier=call.service_tier)
                 if isinstance(rated, Charge):

@@ -29,7 +29,9 @@ PRODUCER_CONFIG: dict[str, Any] = {
     "compression.type": "lz4",
     "linger.ms": 10,  # nobody looks for an event within 10 ms, and a batch costs hardly more than a record
     "message.timeout.ms": 0,  # infinite: a record is retried as long as this program lives
-    "topic.metadata.propagation.max.ms": 3_600_000,  # a topic that isn't there yet is waited for, by default 30 s
+    # How long a topic that isn't there yet is waited for, by default 30 s; librdkafka counts it in microseconds in 32
+    # bits, so from 2,147,484 on it would not wait at all.
+    "topic.metadata.propagation.max.ms": 2_100_000,
     "message.max.bytes": 1_048_588,  # as the broker's default; `topics.EVENT_BYTES_MAX` keeps events below
     "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
     "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
@@ -98,7 +100,7 @@ class KafkaRecordProducer:
         return 0 if client is None else int(client.flush(max(0.0, timeout_s)))
 
     def waiting(self) -> int:
-        """How many records are queued and not yet delivered or given up."""
+        """How many records are queued and not yet delivered or given up; for a moment also unread lines of the log."""
         client = self._client
         return 0 if client is None else len(client)
 

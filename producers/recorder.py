@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from agentledger.producers.bounds import clean_labels
 from agentledger.producers.budget_guard import RunBudget
@@ -157,7 +157,13 @@ class Ledger:
             replaces_event_id=replaces_event_id,
         )  # fmt: skip
 
-    def tool(self, function: _F | None = None, /, *, run: Run | None = None, **facts: Any) -> Any:
+    @overload
+    def tool(self, function: _F, /, *, run: Run | None = None, **facts: Any) -> _F: ...
+
+    @overload
+    def tool(self, function: None = None, /, *, run: Run | None = None, **facts: Any) -> Callable[[_F], _F]: ...
+
+    def tool(self, function: _F | None = None, /, *, run: Run | None = None, **facts: Any) -> _F | Callable[[_F], _F]:
         """Decorate a tool, sync or async: each call becomes a tool call of the run that is open at the time.
 
         As `@ledger.tool` or `@ledger.tool(effect="write", name="create_refund", target=…)`; the facts are those of
@@ -170,7 +176,13 @@ class Ledger:
             return recorded_tool(self, function, run, **facts)
         return lambda decorated: recorded_tool(self, decorated, run, **facts)
 
-    def traced_run(self, function: _F | None = None, /, **facts: Any) -> Any:
+    @overload
+    def traced_run(self, function: _F, /, **facts: Any) -> _F: ...
+
+    @overload
+    def traced_run(self, function: None = None, /, **facts: Any) -> Callable[[_F], _F]: ...
+
+    def traced_run(self, function: _F | None = None, /, **facts: Any) -> _F | Callable[[_F], _F]:
         """Decorate a function, sync or async: each call of it is a run, which `current_run()` gives inside.
 
         As `@ledger.traced_run` (the workflow is the function's name) or `@ledger.traced_run(workflow=…, budget=…)`.
@@ -181,10 +193,13 @@ class Ledger:
             return recorded_run(self, function, **facts)
         return lambda decorated: recorded_run(self, decorated, **facts)
 
-    def price_book(self) -> PriceBook | None:
+    def price_book(self) -> PriceBook:
         """The prices for budgets in dollars; loaded when they are first needed."""
         if self._prices is None:
-            self._prices = _bundled_prices()
+            # Imported here: the prices take half a second to load, and most agents have no budget in dollars.
+            from agentledger.schemas.prices import GenaiPriceBook  # noqa: PLC0415
+
+            self._prices = GenaiPriceBook()
         return self._prices
 
     def tell(self, reason: str, what: str) -> None:
@@ -228,10 +243,3 @@ class Ledger:
 def _kafka_producer(bootstrap_servers: str | None, config: Mapping[str, Any] | None) -> KafkaRecordProducer:
     named = {"bootstrap.servers": bootstrap_servers} if bootstrap_servers else {}
     return KafkaRecordProducer({**kafka_config_from_env(), **named, **(config or {})})
-
-
-def _bundled_prices() -> PriceBook:
-    """The shipped price book."""
-    from agentledger.schemas.prices import GenaiPriceBook  # noqa: PLC0415 (half a second of import, for budgets alone)
-
-    return GenaiPriceBook()

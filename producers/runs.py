@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_labels, clean_text, clean_texts
 from agentledger.producers.budget_guard import CallKind, RunBudget, RunUsage, to_budget
@@ -228,12 +228,20 @@ class Run(RunFacts):
             call.result(result)
         return self._record_past(call, status, error, reported_cost_usd, occurred_at)
 
-    def tool(self, function: _F | None = None, /, **facts: Any) -> Any:
+    @overload
+    def tool(self, function: _F, /, **facts: Any) -> _F: ...
+
+    @overload
+    def tool(self, function: None = None, /, **facts: Any) -> Callable[[_F], _F]: ...
+
+    def tool(self, function: _F | None = None, /, **facts: Any) -> _F | Callable[[_F], _F]:
         """Decorate a tool, sync or async: each call of it becomes a tool call of this run.
 
         As `@run.tool` or `@run.tool(effect="write", name="create_refund", target=…)`.
         """
-        return self.ledger.tool(function, run=self, **facts)
+        if function is not None:
+            return self.ledger.tool(function, run=self, **facts)
+        return self.ledger.tool(run=self, **facts)
 
     def extend_budget(self, budget: RunBudget | Mapping[str, Any], *, approved_by: str, reason: str = "") -> str:
         """Give the run another budget, which counts from its start; the event id of the approval that says so."""

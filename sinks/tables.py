@@ -93,7 +93,7 @@ EVIDENCE: tuple[tuple[str, str], ...] = (
     ("headers_sha256", "FixedString(32)"),
     ("value_sha256", "FixedString(32) CODEC(NONE)"),
     ("leaf_hash", "FixedString(32) CODEC(NONE)"),
-    ("raw", "String CODEC(ZSTD(3))"),
+    ("raw", "String CODEC(ZSTD(1))"),
 )
 
 
@@ -166,7 +166,7 @@ def _create_ledger(columns: list[str]) -> str:
             *columns,
             "INDEX by_run run_id TYPE bloom_filter(0.01) GRANULARITY 1",
             "PROJECTION by_event_id (SELECT _part_offset ORDER BY UUIDToNum(event_id))",
-            "PROJECTION by_log (SELECT _part_offset ORDER BY topic_id, partition, log_index)",
+            "INDEX by_log_index log_index TYPE minmax GRANULARITY 1",
         ]
     )
     return f"""CREATE TABLE IF NOT EXISTS {LEDGER} (

@@ -1,22 +1,24 @@
 """The writer: every record of the ledger's topics into ClickHouse, once and in order.
 
-A flush writes its rows, one INSERT per writer schema, then one row per log into `ledger_batches`: only that row says that
-they are written. After a crash the writer goes on from there, finds what an unfinished flush left, and writes the rest:
+A flush writes its rows, one INSERT per writer schema, then one row per log into `ledger_batches`: only that row says
+that they are written. After a crash the writer goes on from there, finds what an unfinished flush left, and writes the rest:
 index, ledger time and leaf of a record depend on nothing but the records before it.
 
-What is left open: a writer that was stopped for longer than its session (SIGSTOP) notices so before its next flush; one that
-is stopped in the middle of an INSERT can still finish it after another has taken over. Its rows then stand twice under
-the same log index, where `verify` and the count of a log show them.
+What is left open: a writer that was stopped for longer than its session (SIGSTOP) notices so before its next flush; one
+that is stopped in the middle of an INSERT can still finish it after another has taken over. Its rows then stand twice
+under the same log index, which a count of the log shows.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +50,8 @@ QUEUED_KBYTES_MAX = 65_536  # what librdkafka may fetch ahead
 SESSION_S = 10.0
 POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to another writer
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
+INSERTS_AT_A_TIME = 2  # ClickHouse reads Avro with one core per INSERT; more would starve queries on a small server
+GC_THRESHOLD = 100_000  # a flush makes some 200,000 objects, none of them in cycles
 REFUSALS_MAX = 10_000  # records found unreadable in one flush before it gives up: then it isn't the records
 LOG_EVERY_S = 30.0
 ADMIN_S_MAX = 20.0
@@ -94,6 +98,7 @@ class Writer:
         self._announcer = Announcer(config.kafka, self._codec)
         self._topic_ids: dict[str, str] = {}
         self._places: dict[tuple[str, int], LogPlace] = {}
+        self._inserting = ThreadPoolExecutor(INSERTS_AT_A_TIME, "insert")
         self._polled_at = time.monotonic()
         self._logged_at = time.monotonic()
         self._written = 0
@@ -113,7 +118,7 @@ class Writer:
         )
 
     def run(self) -> None:
-        """Write until told to stop. Raises BrokerError and LedgerConflictError; waits for ClickHouse as long as it takes."""
+        """Write until told to stop; waits for ClickHouse as long as it takes. Raises BrokerError, LedgerConflictError."""
         self._consumer.subscribe([topic.name for topic in LEDGER_TOPICS], self._assigned, self._revoked)
         try:
             while not self._stop.is_set():
@@ -123,6 +128,7 @@ class Writer:
                     self._report(len(records))
         finally:
             self._consumer.close()
+            self._inserting.shutdown()
 
     def _read(self) -> list[SourceRecord]:
         """Records for one flush: until it is full, or the linger time is over."""
@@ -180,8 +186,7 @@ class Writer:
         while True:
             batch = self._batcher.batch(records)
             try:
-                for group in batch.groups:
-                    self._insert(group, batch_time_us)
+                self._insert_all(batch.groups, batch_time_us)
             except _GroupRefusedError as error:
                 for row, reason in error.culprits:
                     self._batcher.refuse(row, reason)
@@ -193,6 +198,14 @@ class Writer:
             self._announcer.announce(batch)
             self._store.commit(batch.entries, batch_time_us, self._clock())
             return batch
+
+    def _insert_all(self, groups: list[RowGroup], batch_time_us: int) -> None:
+        """All groups, several at a time, the largest first. The first failure is raised when all have ended."""
+        largest_first = sorted(groups, key=lambda group: -len(group.rows))
+        futures = [self._inserting.submit(self._insert, group, batch_time_us) for group in largest_first]
+        wait(futures)  # none may still be writing when the next step looks at what is written
+        for future in futures:
+            future.result()
 
     def _insert(self, group: RowGroup, batch_time_us: int) -> None:
         try:
@@ -311,9 +324,12 @@ def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
 
     Brokers before Kafka 2.8 and librdkafka's mock cluster have no ids: then a hash of the name and `instance`.
     """
+    admin = AdminClient(kafka)  # held until the answer is there: a client that is gone never answers
     try:
-        described = AdminClient(kafka).describe_topics(TopicCollection([topic]), request_timeout=ADMIN_S_MAX)
-        found = described[topic].result(ADMIN_S_MAX).topic_id
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_S_MAX)
+        found = described[topic].result(ADMIN_S_MAX + 5).topic_id
+    except TimeoutError:
+        raise BrokerError(f"Kafka did not describe the topic in {ADMIN_S_MAX:.0f} s", where=topic) from None
     except (KafkaException, KeyError):
         found = None
     if found is not None:
@@ -332,4 +348,5 @@ def _say_ready() -> None:
 
 def run_writer(config: WriterConfig, stop: threading.Event) -> None:
     """Run until `stop` is set. Raises BrokerError, LedgerConflictError."""
+    gc.set_threshold(GC_THRESHOLD)
     Writer(config, stop).run()

@@ -63,7 +63,7 @@ def send_load(servers: str) -> None:
 
 
 def probe(servers: str) -> tuple[dict[str, float], dict[str, float]]:
-    """When each probing run emitted the event that breaks its budget, and when BudgetExceeded was read: Unix seconds."""
+    """When each probing run emitted what breaks its budget, and when BudgetExceeded was read: Unix seconds."""
     sent: dict[str, float] = {}
     arrived: dict[str, float] = {}
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The worker: Faust with our processors, against a bare aiokafka loop that decodes, and the same folds without Faust."""
+"""The worker: Faust with our processors, against a bare aiokafka loop that decodes, and the folds without Faust."""
 
 from __future__ import annotations
 
@@ -104,6 +104,8 @@ def faust_worker(endpoints: Endpoints, folder: Path) -> float:
     with subprocess.Popen(command, env=env) as process:
         try:
             while not ready.exists():
+                if process.poll() is not None:
+                    raise RuntimeError("the worker did not start")
                 time.sleep(0.01)
             began = cpu_seconds(process.pid)
             deadline = time.monotonic() + WAIT_S_MAX
@@ -132,6 +134,5 @@ def pure_fold(messages: list[tuple[int, bytes]]) -> float:
     for partition, value in messages:
         for record in unpack(value):
             fold.take(partition, record)
-        for _, key, state in fold.take_changed():
-            states[key] = state
+        states.update((key, state) for _, key, state in fold.take_changed())
     return EVENTS / (time.process_time() - began)

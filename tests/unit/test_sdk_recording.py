@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import pytest
+
 from agentledger.producers import EmitProblem, Ledger, Run, RunBudget, RunBudgetExceededError, current_run
 from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
