@@ -34,7 +34,7 @@ class WorkerConfig:
     schema_registry_url: str = ""
     schema_registry_auth: str = field(default="", repr=False)
     session_timeout_s: float = 6.0
-    stalled_after_s: float = 20.0  # with input waiting and no progress for this long, the process ends
+    stalled_after_s: float = 15.0  # with input waiting and no progress for this long, the process ends
     commit_interval_s: float = 1.0
 
 

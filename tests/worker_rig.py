@@ -15,6 +15,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agentledger.processors.packing import PackedRecord
+from agentledger.processors.programs import EXIT_FAILED
 from agentledger.processors.run_state import folded_up_to
 from agentledger.processors.topics import CHANGELOG
 from agentledger.schemas.events import Event
@@ -48,6 +49,7 @@ class Rig:
     session_timeout_s: float = 2.0
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     starts: int = 0
+    failures: int = 0
 
     def __enter__(self) -> Rig:
         return self
@@ -75,9 +77,18 @@ class Rig:
                 stderr=log,
                 env={**os.environ, "AGENTLEDGER_READY_FILE": str(ready)},
             )
-        process.ready_file = ready  # type: ignore[attr-defined]
+        process.ready_file, process.name = ready, name  # type: ignore[attr-defined]
         self.processes.append(process)
         return process
+
+    def restart_failed(self) -> None:
+        """What a supervisor does: start again what ended by itself. What a test has killed stays dead."""
+        for process in list(self.processes):
+            if process.poll() == EXIT_FAILED:
+                self.processes.remove(process)
+                self.failures += 1
+                name: str = process.name  # type: ignore[attr-defined]
+                _ = self.packer() if name == "packer" else self.worker(name)
 
     def log_of(self, name: str) -> str:
         """What a program has logged so far."""
@@ -156,6 +167,7 @@ class Rig:
             states = self.states()
             if (derived == wanted and states == expected.states) or time.monotonic() > deadline:
                 break
+            self.restart_failed()
             time.sleep(0.5)
         doubted = [CODEC.decode(value) for values in derived.values() if len(values) > 1 for value in values]
         assert doubted == []
