@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,14 +12,15 @@ from typing import NamedTuple
 from agentledger.schemas.catalogue import Schema, schema_sha256
 from agentledger.schemas.errors import LedgerConflictError, UnknownSchemaError
 from agentledger.schemas.events import EVENT_TYPES
-from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher, headers_digest
+from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher
 from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
-from agentledger.sinks.store import BatchEntry, LogPosition, StoredId
+from agentledger.sinks.store import BatchEntry, LogPosition, StoredId, StoredRow
 from agentledger.sinks.tables import typed_columns
 
 Headers = list[tuple[str, bytes | None]]
 _EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", re.DOTALL)
 NO_SCHEMA = b"\x00" * 32
+_LENGTH = struct.Struct(">I")
 ID_PLACE = 5  # behind the Confluent header: the first field of every record is the event id, a string of 36 characters
 
 
@@ -49,6 +50,7 @@ class Batch:
     entries: list[BatchEntry]
     conflicts: list[Conflict]
     unreadable: list[tuple[LedgerRow, str]]  # with the reason; also those that an unfinished flush has written
+    doubtful: list[LedgerRow]  # first of their id here, followed by another of other schema: to be decoded beforehand
     rows: int
 
 
@@ -81,14 +83,14 @@ class Batcher:
         self._lookup = lookup
         self._positions: dict[LogPlace, LogPosition] = {}
         self._hashers: dict[LogPlace, LeafHasher] = {}
-        self._unfinished: dict[LogPlace, dict[int, bytes]] = {}
+        self._unfinished: dict[LogPlace, dict[int, StoredRow]] = {}
         self._refused: dict[tuple[LogPlace, int], str] = {}
 
     def refuse(self, row: LedgerRow, reason: str) -> None:
         """From now on this record counts as unreadable: ClickHouse could not read it."""
         self._refused[row.place, row.offset] = reason
 
-    def open_log(self, place: LogPlace, position: LogPosition, unfinished: dict[int, bytes]) -> None:
+    def open_log(self, place: LogPlace, position: LogPosition, unfinished: dict[int, StoredRow]) -> None:
         """Begin to write a log from where it stands; `unfinished` are rows that are there already."""
         self._positions[place] = position
         self._hashers[place] = LeafHasher(bytes.fromhex(place.topic_id.replace("-", "")), place.partition)
@@ -127,13 +129,13 @@ class Batcher:
             rows.append(self._row(record, position))
             position.next_offset = record.offset + 1
             position.next_index += 1
-        conflicts = self._mark(rows, after)
+        conflicts, doubtful = self._mark(rows, after)
         entries = [
             BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
             for place in firsts
         ]
         unreadable = [(row, reason) for row, reason, _ in rows if reason]
-        return Batch(self._groups(rows), entries, conflicts, unreadable, len(rows))
+        return Batch(self._groups(rows), entries, conflicts, unreadable, doubtful, len(rows))
 
     def accept(self, batch: Batch) -> None:
         """The batch is written: the next one goes on behind it."""
@@ -143,7 +145,7 @@ class Batcher:
             for key in [key for key in self._refused if key[0] == entry.place]:
                 del self._refused[key]
             if left:
-                self._unfinished[entry.place] = {i: leaf for i, leaf in left.items() if i >= entry.after.next_index}
+                self._unfinished[entry.place] = {i: row for i, row in left.items() if i >= entry.after.next_index}
 
     def _row(self, record: SourceRecord, position: LogPosition) -> tuple[LedgerRow, str, int]:
         """The row, the reason why it can't be read (or ""), and its schema id."""
@@ -151,14 +153,18 @@ class Batcher:
         value = record.value
         schema_id, reason, schema_hash = self._header(value)
         reason = reason or self._refused.get((record.place, record.offset), "")
+        stored = self._unfinished[record.place].get(position.next_index)
+        if stored is not None:  # what was known of it then holds: a registry may have learned the schema since
+            reason, schema_hash = stored.poison_reason, stored.schema_sha256
         # A refused body keeps its schema and id in the leaf: the leaf was known before it was refused.
-        match = None if value is None or schema_hash is NO_SCHEMA else _EVENT_ID.match(value, ID_PLACE)
+        match = None if value is None or schema_hash == NO_SCHEMA else _EVENT_ID.match(value, ID_PLACE)
         if match is None and not reason:
             reason = "no event id where the envelope has it"
         event_id = match.group(1) if match is not None else b""
         value_hash = hashlib.sha256(value).digest() if value is not None else EMPTY_SHA256
         key_hash = hashlib.sha256(record.key).digest()
-        headers_hash = headers_digest(record.headers)
+        headers = headers_bytes(record.headers)
+        headers_hash = hashlib.sha256(headers).digest() if headers else EMPTY_SHA256
         leaf = self._hashers[record.place].leaf(
             record.offset, position.next_index, position.ledger_time_us, event_id,
             schema_hash, key_hash, headers_hash, value_hash,
@@ -166,7 +172,7 @@ class Batcher:
         hashes = b"".join((key_hash, headers_hash, value_hash, leaf))
         row = LedgerRow(
             record.place, record.offset, position.next_index, position.ledger_time_us, FIRST, record.key,
-            headers_text(record.headers), hashes, value, event_id.decode(),
+            headers, hashes, value, event_id.decode(),
         )  # fmt: skip
         return row, reason, schema_id
 
@@ -181,8 +187,14 @@ class Batcher:
             return schema_id, "unknown schema id", NO_SCHEMA
         return schema_id, "", known[1]
 
-    def _mark(self, rows: list[tuple[LedgerRow, str, int]], after: dict[LogPlace, LogPosition]) -> list[Conflict]:
-        """Set `occurrence` in place; the conflicts found. Only ids that aren't above the highest seen are looked up."""
+    def _mark(
+        self, rows: list[tuple[LedgerRow, str, int]], after: dict[LogPlace, LogPosition]
+    ) -> tuple[list[Conflict], list[LedgerRow]]:
+        """Set `occurrence` in place; the conflicts and the doubtful firsts.
+
+        Only ids that aren't above the highest seen are looked up. A record that turns out to be unreadable is no first:
+        where the next of its id is in another group, that one may be written by then. Hence the doubt.
+        """
         asked = {
             row.event_id
             for row, reason, _ in rows
@@ -190,7 +202,9 @@ class Batcher:
         }
         firsts: dict[str, bytes] = {}
         stored = {item.event_id: item for item in self._lookup(sorted(asked))} if asked else {}
-        conflicts = []
+        conflicts: list[Conflict] = []
+        doubtful: dict[str, LedgerRow] = {}
+        first_here: dict[str, tuple[LedgerRow, int]] = {}
         for number, (row, reason, schema_id) in enumerate(rows):
             if reason:
                 continue
@@ -202,13 +216,17 @@ class Batcher:
             position.max_event_id = max(position.max_event_id, row.event_id)
             if row.event_id not in firsts:
                 firsts[row.event_id] = value_hash
+                first_here[row.event_id] = row, schema_id
                 continue
+            earlier = first_here.get(row.event_id)
+            if earlier is not None and earlier[1] != schema_id:
+                doubtful[row.event_id] = earlier[0]
             first = firsts[row.event_id]
             marked = row._replace(occurrence=DUPLICATE if first == value_hash else CONFLICT)
             rows[number] = marked, reason, schema_id
             if marked.occurrence == CONFLICT:
                 conflicts.append(Conflict(marked, first))
-        return conflicts
+        return conflicts, list(doubtful.values())
 
     def _groups(self, rows: list[tuple[LedgerRow, str, int]]) -> list[RowGroup]:
         """Rows by schema, or by the reason why they can't be read; without those that are there already."""
@@ -225,10 +243,10 @@ class Batcher:
 
     def _is_there(self, row: LedgerRow) -> bool:
         """Whether an unfinished flush has written this row. Raises LedgerConflictError where it wrote another."""
-        leaf = self._unfinished[row.place].get(row.log_index)
-        if leaf is None:
+        stored = self._unfinished[row.place].get(row.log_index)
+        if stored is None:
             return False
-        if leaf != row.hashes[96:]:
+        if stored.leaf_hash != row.hashes[96:]:
             raise LedgerConflictError(
                 f"index {row.log_index} holds another record than Kafka has at offset {row.offset}",
                 where=f"{row.place.topic}, partition {row.place.partition}",
@@ -237,9 +255,9 @@ class Batcher:
         return True
 
 
-def headers_text(headers: Headers | None) -> bytes:
-    """The headers as JSON for people: pairs of name and text; the exact bytes are under headers_sha256."""
+def headers_bytes(headers: Headers | None) -> bytes:
+    """The headers as their hash takes them: each name and value with its length before it (32 bits, big-endian)."""
     if not headers:
         return b""
-    pairs = [[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers]
-    return json.dumps(pairs, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    parts = [part for name, value in headers for part in (name.encode("utf-8", "surrogateescape"), value or b"")]
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
