@@ -14,12 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import faust
+from faust.types import TP
 
 from agentledger.processors.acknowledged import AcknowledgedProducer
+from agentledger.processors.input_order import InputOrder, Place
 from agentledger.processors.offsets import GroupOffsets
 from agentledger.processors.packing import unpack
 from agentledger.processors.programs import die, say_ready
@@ -40,6 +43,9 @@ BATCH_MESSAGES_MAX = 8  # packed messages per batch: up to 4,000 events, so some
 WAITING_MESSAGES_MAX = 32  # taken from Faust and not yet folded
 STREAM_BUFFER_MESSAGES = 32  # within Faust, at up to 1 MiB each
 
+NUDGE_SECONDS = 2.0  # how long waiting records may stay unread before they are asked for again
+
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -69,11 +75,12 @@ class Worker:
         self._offsets = GroupOffsets(config.kafka, WORKER_GROUP, PACKED.name)
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
-        self._next_offset: dict[int, int] = {}  # per partition owned and recovered: what comes next at the latest
+        self._order = InputOrder()
         self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
         packed = self.app.topic(PACKED.name, value_serializer="raw", value_type=bytes, allow_empty=True)
         self.app.agent(packed, name="runs", concurrency=1)(or_die(self._receive))
         self.app.task(or_die(self._work))
+        self.app.task(or_die(self._nudge))
         self._table.on_recover(or_die(self._recovered))
         self._table.on_batch = self._watchdog.alive
         self.app.on_partitions_revoked.connect(or_die(self._revoked), weak=False)
@@ -107,10 +114,15 @@ class Worker:
                 await self._fold_batch(batch)
 
     async def _fold_batch(self, batch: list[Any]) -> None:
-        ours = [event for event in batch if self._is_next(event.message.partition, event.message.offset)]
-        for event in ours:
-            self._fold_message(event.message.partition, event.message.value)
-            await asyncio.sleep(0)  # Faust's own tasks get their turn
+        ours, missed = [], set()
+        for event in batch:
+            place = self._order.place(event.message.partition, event.message.offset)
+            if place is Place.NEXT:
+                ours.append(event)
+                self._fold_message(event.message.partition, event.message.value)
+                await asyncio.sleep(0)  # Faust's own tasks get their turn
+            elif place is Place.AHEAD:
+                missed.add(event.message.partition)
         await self._output.settled()
         changed = self._fold.take_changed()
         for partition, key, value in changed:
@@ -120,34 +132,48 @@ class Worker:
             self._table.put(partition, key, value)
         for event in ours:
             event.ack()
+        await self._read_again(missed)
+
+    async def _read_again(self, partitions: Iterable[int]) -> None:
+        """Make Faust read these partitions from what has to come next."""
+        positions, now_s = self._order.positions(), time.monotonic()
+        seeks = {
+            TP(PACKED.name, partition): positions[partition]
+            for partition in partitions
+            if partition in positions and self._order.may_seek(partition, now_s)
+        }
+        if not seeks:
+            return
+        log.info("reading again from %s", {tp.partition: offset for tp, offset in seeks.items()})
+        try:
+            await self.app.consumer.seek_wait(seeks)
+        except Exception as error:  # noqa: BLE001 - such as: not assigned any more. If it stays so, the watchdog acts
+            log.warning("could not read again: %s", error)
+
+    async def _nudge(self, *_: Any) -> None:
+        """Look for partitions where records wait that Faust doesn't bring, and read those again."""
+        before: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(NUDGE_SECONDS)
+            positions = self._order.positions()
+            idle = [partition for partition, offset in positions.items() if before.get(partition) == offset]
+            before = positions
+            if not idle or not self._waiting.empty():
+                continue
+            ends = await in_thread(self._offsets.ends, idle)
+            async with self._folding:
+                still = self._order.positions()
+                await self._read_again(p for p, end in ends.items() if still.get(p) == positions[p] < end)
 
     def _fold_message(self, partition: int, value: bytes) -> None:
         for record in unpack(value):
             for topic, key, derived in self._fold.take(partition, record):
                 self._output.send(topic, partition, key, derived)
 
-    def _is_next(self, partition: int, offset: int) -> bool:
-        """Whether to fold this message in. Faust's order around rebalances is not relied on.
-
-        A message may be left over from before a rebalance: where the partition isn't ours any more, its states aren't
-        here either. Going back is a redelivery. A jump ahead means that input was lost on the way to here.
-        """
-        expected = self._next_offset.get(partition)
-        if expected is None:
-            return False
-        if offset > expected:
-            raise BrokerError(
-                f"offsets jump from {expected - 1} to {offset}",
-                where=f"{PACKED.name}, partition {partition}",
-                next_step="the worker starts again from the last commit",
-            )
-        self._next_offset[partition] = max(expected, offset + 1)
-        return True
-
     async def _revoked(self, *_: Any, **__: Any) -> None:
         """Faust has waited for what was in hand: whatever still comes is left over."""
         async with self._folding:
-            self._next_offset.clear()
+            self._order.disown()
             self._watchdog.assigned([])
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
@@ -155,10 +181,10 @@ class Worker:
 
     async def _recovered(self) -> None:
         partitions = self._packed_partitions()
-        standings = await asyncio.get_running_loop().run_in_executor(None, self._offsets.standing, partitions)
+        standings = await in_thread(self._offsets.standing, partitions)
         async with self._folding:
             self._fold.forget()
-            self._next_offset = {partition: standing.done for partition, standing in standings.items()}
+            self._order.own({partition: standing.done for partition, standing in standings.items()})
         self._watchdog.assigned(partitions)
         log.info("ready: %d partitions, %d runs", len(partitions), len(self._table.data))
         say_ready()
@@ -211,6 +237,11 @@ def credentials(kafka: dict[str, Any]) -> Any:
             ssl_context=context,
         )
     return faust.SSLCredentials(context) if context is not None else None
+
+
+async def in_thread(ask: Callable[[Iterable[int]], Result], partitions: Iterable[int]) -> Result:
+    """The broker's answer, without holding up the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, ask, partitions)
 
 
 def or_die(handler: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:

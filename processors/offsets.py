@@ -32,14 +32,22 @@ class GroupOffsets:
         found = {}
         try:
             for place in self._consumer.committed(places, QUERY_SECONDS) if places else []:
-                low, end = self._consumer.get_watermark_offsets(
-                    TopicPartition(self._topic, place.partition), QUERY_SECONDS
-                )
+                low, end = self._watermarks(place.partition)
                 found[place.partition] = Standing(max(place.offset, low), end)  # an offset below 0: none committed
         except KafkaException as error:
-            raise BrokerError(
-                f"the group's offsets can't be read: {error.args[0].str()}",
-                where=self._topic,
-                next_step="check that Kafka is up",
-            ) from error
+            raise self._no_answer(error) from error
         return found
+
+    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The offset that comes next in each of these partitions. Raises BrokerError."""
+        try:
+            return {partition: self._watermarks(partition)[1] for partition in partitions}
+        except KafkaException as error:
+            raise self._no_answer(error) from error
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        return self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), QUERY_SECONDS)
+
+    def _no_answer(self, error: KafkaException) -> BrokerError:
+        what = f"the group's offsets can't be read: {error.args[0].str()}"
+        return BrokerError(what, where=self._topic, next_step="check that Kafka is up")

@@ -24,13 +24,14 @@ class Stall:
 
     def __init__(self, stalled_after_s: float) -> None:
         self._stalled_after_s = stalled_after_s
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, tuple[int | None, float]] = {}  # None: nothing was waiting
 
     def check(self, partition: int, standing: Standing, alive_s: float, now_s: float) -> str | None:
         """What is wrong with this partition, or None. `alive_s` is when there was last a sign of life."""
+        waiting_at = standing.done if standing.done < standing.end else None
         known = self._seen.get(partition)
-        if known is None or known[0] != standing.done or standing.done >= standing.end:
-            self._seen[partition] = standing.done, now_s
+        if known is None or known[0] != waiting_at or waiting_at is None:
+            self._seen[partition] = waiting_at, now_s
             return None
         idle_s = now_s - max(known[1], alive_s)
         if idle_s < self._stalled_after_s:

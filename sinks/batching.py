@@ -7,15 +7,15 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentledger.schemas.catalogue import Schema, schema_sha256
-from agentledger.schemas.errors import LedgerConflictError, UnknownSchemaError
+from agentledger.schemas.errors import LedgerConflictError, SchemaError, UnknownSchemaError
 from agentledger.schemas.events import EVENT_TYPES
 from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher
 from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
 from agentledger.sinks.store import BatchEntry, LogPosition, StoredId, StoredRow
-from agentledger.sinks.tables import typed_columns
+from agentledger.sinks.tables import column_of, typed_columns
 
 Headers = list[tuple[str, bytes | None]]
 _EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", re.DOTALL)
@@ -68,11 +68,22 @@ class Schemas:
                 schema = self._schema_of(schema_id)
             except UnknownSchemaError:
                 return None
-            fields = {field["name"] for field in schema.get("fields", [])}
-            if schema.get("name") not in EVENT_TYPES or not fields <= typed_columns().keys():
+            if not is_readable(schema):
                 return None
             self._known[schema_id] = schema, schema_sha256(schema)
         return self._known[schema_id]
+
+
+def is_readable(schema: Any) -> bool:
+    """Whether rows of this writer schema fit the table. A field that is new to us is passed over."""
+    if not isinstance(schema, dict) or schema.get("name") not in EVENT_TYPES:
+        return False
+    try:
+        columns = [column_of(field) for field in schema["fields"]]
+    except (SchemaError, KeyError, TypeError):
+        return False
+    known = typed_columns()
+    return columns[:1] == [known["event_id"]] and all(known.get(c.name, c) == c for c in columns)
 
 
 class Batcher:
@@ -101,14 +112,6 @@ class Batcher:
         for known in (self._positions, self._hashers, self._unfinished):
             known.pop(place, None)
 
-    def is_open(self, place: LogPlace) -> bool:
-        """Whether this log is written here."""
-        return place in self._positions
-
-    def position(self, place: LogPlace) -> LogPosition:
-        """Where the log stands."""
-        return self._positions[place]
-
     def batch(self, records: Iterable[SourceRecord]) -> Batch:
         """The rows of these records. Asking again without `accept` gives the same rows."""
         after: dict[LogPlace, LogPosition] = {}
@@ -129,7 +132,7 @@ class Batcher:
             rows.append(self._row(record, position))
             position.next_offset = record.offset + 1
             position.next_index += 1
-        conflicts, doubtful = self._mark(rows, after)
+        conflicts, doubtful = self._mark(rows)
         entries = [
             BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
             for place in firsts
@@ -187,42 +190,33 @@ class Batcher:
             return schema_id, "unknown schema id", NO_SCHEMA
         return schema_id, "", known[1]
 
-    def _mark(
-        self, rows: list[tuple[LedgerRow, str, int]], after: dict[LogPlace, LogPosition]
-    ) -> tuple[list[Conflict], list[LedgerRow]]:
+    def _mark(self, rows: list[tuple[LedgerRow, str, int]]) -> tuple[list[Conflict], list[LedgerRow]]:
         """Set `occurrence` in place; the conflicts and the doubtful firsts.
 
-        Only ids that aren't above the highest seen are looked up. A record that turns out to be unreadable is no first:
-        where the next of its id is in another group, that one may be written by then. Hence the doubt.
+        A record that turns out to be unreadable is no first: where the next of its id is in another group, that one may
+        be written by then. Hence the doubt.
         """
-        asked = {
-            row.event_id
-            for row, reason, _ in rows
-            if not reason and row.event_id <= self._positions[row.place].max_event_id
-        }
-        firsts: dict[str, bytes] = {}
+        asked = {row.event_id for row, reason, _ in rows if not reason}
         stored = {item.event_id: item for item in self._lookup(sorted(asked))} if asked else {}
+        firsts: dict[str, bytes] = {}
         conflicts: list[Conflict] = []
         doubtful: dict[str, LedgerRow] = {}
         first_here: dict[str, tuple[LedgerRow, int]] = {}
         for number, (row, reason, schema_id) in enumerate(rows):
             if reason:
                 continue
-            value_hash = row.hashes[64:96]
             known = stored.get(row.event_id)
-            if known is not None and not (known.place == row.place and known.log_index >= row.log_index):
+            if known is not None and (known.place, known.log_index) != (row.place, row.log_index):
                 firsts.setdefault(row.event_id, known.value_sha256)
-            position = after[row.place]
-            position.max_event_id = max(position.max_event_id, row.event_id)
             if row.event_id not in firsts:
-                firsts[row.event_id] = value_hash
+                firsts[row.event_id] = row.hashes[64:96]
                 first_here[row.event_id] = row, schema_id
                 continue
             earlier = first_here.get(row.event_id)
             if earlier is not None and earlier[1] != schema_id:
                 doubtful[row.event_id] = earlier[0]
             first = firsts[row.event_id]
-            marked = row._replace(occurrence=DUPLICATE if first == value_hash else CONFLICT)
+            marked = row._replace(occurrence=DUPLICATE if first == row.hashes[64:96] else CONFLICT)
             rows[number] = marked, reason, schema_id
             if marked.occurrence == CONFLICT:
                 conflicts.append(Conflict(marked, first))
@@ -259,5 +253,5 @@ def headers_bytes(headers: Headers | None) -> bytes:
     """The headers as their hash takes them: each name and value with its length before it (32 bits, big-endian)."""
     if not headers:
         return b""
-    parts = [part for name, value in headers for part in (name.encode("utf-8", "surrogateescape"), value or b"")]
+    parts = [part for name, value in headers for part in (name.encode(), value or b"")]
     return b"".join(_LENGTH.pack(len(part)) + part for part in parts)

@@ -98,6 +98,7 @@ _COLUMNS = {
     "raw": "p_raw",
 }
 SHIFTED = "a body is not of the length that its schema says"
+NOT_TEXT = "a text is not UTF-8"
 
 
 @cache
@@ -110,10 +111,13 @@ def body_fields(group: RowGroup) -> list[Schema]:
     return [] if group.schema is None else list(group.schema["fields"])
 
 
-def insert_statement(group: RowGroup, table: str) -> str:
-    """The INSERT of a group into a table; its parameters come from `insert_parameters`, its data from `container`."""
+def insert_statement(group: RowGroup, table: str, fence: str = "1") -> str:
+    """The INSERT of a group into a table; its parameters come from `insert_parameters`, its data from `container`.
+
+    `fence` is a condition that is worked out once per INSERT.
+    """
     typed = typed_columns()
-    fields = [field["name"] for field in body_fields(group)]
+    fields = [field["name"] for field in body_fields(group) if field["name"] in typed]
     structure = ", ".join([_INPUT, *(f"`{name}` {typed[name].input_type}" for name in fields), "p_end FixedString(16)"])
     columns = ", ".join([f"`{name}`" for name in (*_COLUMNS, *fields)])
     values = ", ".join(
@@ -122,9 +126,28 @@ def insert_statement(group: RowGroup, table: str) -> str:
     escaped = structure.replace("\\", "\\\\").replace("'", "\\'")
     return (
         f"INSERT INTO {table} ({columns}) SELECT {values} FROM input('{escaped}') "
-        f"WHERE throwIf(p_end != concat(unhex({{nonce:String}}), substring(p_numbers, 1, 8)), '{SHIFTED}') = 0 "
+        f"WHERE {fence} "
+        f"AND throwIf(p_end != concat(unhex({{nonce:String}}), substring(p_numbers, 1, 8)), '{SHIFTED}') = 0 "
+        f"AND throwIf(NOT isValidUTF8({_all_texts(fields)}), '{NOT_TEXT}') = 0 "
         "FORMAT Avro"
     )
+
+
+def _all_texts(names: list[str]) -> str:
+    """One expression with all texts of a row. Line feeds between them keep two broken ones from making one whole."""
+    typed = typed_columns()
+    parts = ["''", "''"]  # concatWithSeparator wants two at least
+    for name in names:
+        kind = typed[name].input_type
+        if kind == "String":
+            parts.append(f"`{name}`")
+        elif kind == "Nullable(String)":
+            parts.append(f"ifNull(`{name}`, '')")
+        elif kind.startswith("Map"):
+            parts += [f"arrayStringConcat(mapKeys(`{name}`), '\\n')", f"arrayStringConcat(mapValues(`{name}`), '\\n')"]
+        elif kind.startswith("Array"):
+            parts.append(f"arrayStringConcat(`{name}`, '\\n')")
+    return f"concatWithSeparator('\\n', {', '.join(parts)})"
 
 
 def insert_parameters(group: RowGroup, nonce: bytes, batch_time_us: int) -> dict[str, Any]:

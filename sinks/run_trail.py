@@ -28,9 +28,9 @@ COLUMNS = (
     "task", "first_missing_seq", "last_missing_seq", "arguments_digest",
 )  # fmt: skip
 _WHERE = "WHERE tenant_id = {tenant_id:String} AND run_id = {run_id:String}"
-_RUN = f"SELECT * FROM agentledger.runs {_WHERE}"  # noqa: S608 - constants only
+_RUN = f"SELECT * FROM agentledger.runs {_WHERE}"
 _EVENTS = (
-    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger {_WHERE} AND occurrence = 'first' AND event_type != ''"  # noqa: S608
+    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger {_WHERE} AND occurrence = 'first' AND event_type != ''"
     f" ORDER BY ledger_time, log_index LIMIT {EVENTS_MAX + 1}"
 )
 _FIND = "SELECT tenant_id, run_id FROM agentledger.runs WHERE"

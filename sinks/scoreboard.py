@@ -21,7 +21,7 @@ WORKFLOW_CHARACTERS_MAX = 28
 def scoreboard_rows(client: Client, tenant_id: str | None = None) -> list[dict[str, Any]]:
     """Rows of the view `scoreboard`, of one tenant or all, by tenant and workflow. Raises StoreError."""
     where = " WHERE tenant_id = {tenant_id:String}" if tenant_id else ""
-    sql = f"SELECT * FROM agentledger.scoreboard{where} ORDER BY tenant_id, workflow"  # noqa: S608 - constants only
+    sql = f"SELECT * FROM agentledger.scoreboard{where} ORDER BY tenant_id, workflow"
     return query(client, sql, parameters={"tenant_id": tenant_id} if tenant_id else None).records()
 
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.external import ExternalData
 
-from agentledger.schemas.errors import StoreError
+from agentledger.schemas.errors import LedgerConflictError, StoreError
 from agentledger.sinks.rows import LogPlace, RowGroup, container, insert_parameters, insert_statement
-from agentledger.sinks.tables import BATCHES, LEDGER, TRIAL
+from agentledger.sinks.tables import BATCHES, CLAIMS, LEDGER, TRIAL
 
-LOOKUP_IDS_MAX = 2_000  # ids in one look-up: some 80 kB of SQL
+# Look-ups of ids go through the projection by_event_id row by row, in tables of any size: by default ClickHouse reads a
+# whole part where one id may be in it. Ids are in order of time, so those of live events touch next to nothing.
+QUERY_SETTINGS: dict[str, Any] = {
+    "max_query_size": 1 << 20,
+    "min_table_rows_to_use_projection_index": 0,
+    "max_projection_rows_to_use_projection_index": 1 << 40,
+}
+INSERT_S_MAX = 110  # of the server, per INSERT
+SETTLE_S_MAX = INSERT_S_MAX + 10
+QUERY_ID_PREFIX = "agentledger-insert-"
 INSERT_MEMORY_BYTES_MAX = 2 * 1024**3  # of the server, per INSERT: a body that claims to be huge must not end it
 # One INSERT must be one block, or a killed server keeps a part of it.
 INSERT_SETTINGS: dict[str, Any] = {
@@ -27,27 +39,39 @@ INSERT_SETTINGS: dict[str, Any] = {
     "max_threads": 1,
     "max_memory_usage": INSERT_MEMORY_BYTES_MAX,
     "max_query_size": 1 << 20,
+    "max_execution_time": INSERT_S_MAX,
 }
 # Server codes that blame the rows and not the server (ErrorCodes.cpp of ClickHouse): parsing, ranges, throwIf, and what
-# its Avro reader throws. Memory (241, 173) counts too: a length of many gigabytes shows as that.
-DATA_ERRORS = frozenset(
-    {6, 25, 26, 27, 32, 33, 38, 41, 48, 53, 69, 70, 72, 117, 128, 131, 173, 241, 321, 349, 376, 395}
-)
+# its Avro reader throws.
+DATA_ERRORS = frozenset({6, 25, 26, 27, 32, 33, 38, 41, 48, 53, 69, 70, 72, 117, 128, 131, 321, 349, 376, 395})
+MEMORY_ERRORS = frozenset({173, 241})  # a length of many gigabytes shows as that; so does a server that is short of it
+FENCED = "agentledger: another writer has claimed this log"
 AVRO_EXCEPTION = 1001  # STD_EXCEPTION: avro-cpp's own errors reach the client as this
 
 
 class RowsRefusedError(StoreError):
-    """ClickHouse could not read the rows; none of them was written."""
+    """ClickHouse could not read the rows; none of them was written. Or it lacked memory: `is_memory`."""
+
+    def __init__(self, what: str, *, is_memory: bool = False) -> None:
+        super().__init__(what)
+        self.is_memory = is_memory
 
 
 @dataclass
 class LogPosition:
-    """Where one log stands: the next offset to read, the next index to give, and what was last."""
+    """Where one log stands: the next offset to read, the next index to give, and the last ledger time."""
 
     next_offset: int = 0
     next_index: int = 0
     ledger_time_us: int = 0
-    max_event_id: str = ""
+
+
+class StoredRow(NamedTuple):
+    """A row that a flush wrote without finishing."""
+
+    leaf_hash: bytes
+    schema_sha256: bytes
+    poison_reason: str
 
 
 class StoredId(NamedTuple):
@@ -70,14 +94,30 @@ class BatchEntry(NamedTuple):
     after: LogPosition
 
 
+BATCH_TYPES = (
+    "topic String, topic_id UUID, partition UInt32, first_offset Int64, last_offset Int64, first_index UInt64, "
+    "last_index UInt64, rows UInt64, last_ledger_time DateTime64(6, \\'UTC\\'), "
+    "skipped_offsets Int64, batch_time DateTime64(6, \\'UTC\\'), written_at DateTime64(6, \\'UTC\\')"
+)
+
+
 class LedgerStore(Protocol):
-    """Where the writer puts the trail. Raises StoreError where the store can't be reached."""
+    """Where the writer puts the trail. Raises StoreError where the store can't be reached.
+
+    What writes raises LedgerConflictError, and writes nothing, where another store has claimed one of the logs since.
+    """
+
+    def claim(self, places: Sequence[LogPlace], at_us: int) -> None:
+        """From now on only this store writes these logs. Returns when no earlier write is still under way."""
+
+    def settle(self) -> None:
+        """Wait until no write that began before is still under way: one that failed here may still arrive there."""
 
     def position(self, place: LogPlace) -> LogPosition:
         """Where the log stands by its last finished flush."""
 
-    def unfinished(self, place: LogPlace, from_index: int) -> dict[int, bytes]:
-        """Log index to leaf hash of rows that a flush wrote without finishing."""
+    def unfinished(self, place: LogPlace, position: LogPosition) -> dict[int, StoredRow]:
+        """By log index, the rows behind the log's position: those that a flush wrote without finishing."""
 
     def lookup(self, event_ids: Sequence[str]) -> list[StoredId]:
         """Those of the ids that are in the ledger as `first`."""
@@ -95,6 +135,7 @@ class ClickHouseLedgerStore:
     def __init__(self, url: str, user: str = "default", password: str = "") -> None:
         self._url, self._user, self._password = url, user, password
         self._connected: Client | None = None
+        self._claim_id = str(uuid.uuid4())
 
     def _client(self) -> Client:
         if self._connected is None:
@@ -111,79 +152,147 @@ class ClickHouseLedgerStore:
     def position(self, place: LogPlace) -> LogPosition:
         """Where the log stands by its last finished flush."""
         rows = self._query(
-            f"SELECT last_offset + 1, last_index + 1, toUnixTimestamp64Micro(last_ledger_time), max_event_id "
+            f"SELECT last_offset + 1, last_index + 1, toUnixTimestamp64Micro(last_ledger_time) "
             f"FROM {BATCHES} WHERE topic_id = {{topic_id:UUID}} AND partition = {{partition:UInt32}} "
             "ORDER BY last_index DESC LIMIT 1",
             {"topic_id": place.topic_id, "partition": place.partition},
         )
         return LogPosition(*rows[0]) if rows else LogPosition()
 
-    def unfinished(self, place: LogPlace, from_index: int) -> dict[int, bytes]:
-        """Log index to leaf hash of rows that a flush wrote without finishing."""
-        rows = self._query(
-            f"SELECT log_index, leaf_hash FROM {LEDGER} WHERE topic_id = {{topic_id:UUID}} "
-            "AND partition = {partition:UInt32} AND log_index >= {from_index:UInt64}",
-            {"topic_id": place.topic_id, "partition": place.partition, "from_index": from_index},
+    def claim(self, places: Sequence[LogPlace], at_us: int) -> None:
+        """From now on only this store writes these logs. Returns when no earlier write is still under way.
+
+        Every INSERT looks the claim up on the server when it begins. So one of an earlier writer (stopped, and awake
+        again) is refused if it begins after the claim, and waited for here if it began before. This holds on one
+        server; behind replicas, an INSERT through another replica can escape both for as long as replication lags.
+        """
+        if not places:
+            return
+        values = ", ".join(
+            f"('{_quoted(place.topic)}', '{_quoted(place.topic_id)}', {place.partition})" for place in places
         )
-        return {int(index): bytes(leaf) for index, leaf in rows}
+        self._command(
+            f"INSERT INTO {CLAIMS} (topic, topic_id, partition, epoch, claim_id, claimed_at) "
+            f"SELECT topic, topic_id, partition, ifNull((SELECT maxOrNull(epoch) FROM {CLAIMS}), 0) + 1, "
+            f"'{self._claim_id}', {_time(at_us)} "
+            f"FROM values('topic String, topic_id UUID, partition UInt32', {values})"
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until no write that began before is still under way: one that failed here may still arrive there."""
+        running = f"SELECT query_id FROM system.processes WHERE startsWith(query_id, '{QUERY_ID_PREFIX}')"
+        before = {row[0] for row in self._query(running, None)}
+        deadline = time.monotonic() + SETTLE_S_MAX
+        while before:
+            time.sleep(0.05)
+            before &= {row[0] for row in self._query(running, None)}
+            if before and time.monotonic() > deadline:
+                raise StoreError(f"{len(before)} INSERTs have not ended in {SETTLE_S_MAX} s")
+
+    def unfinished(self, place: LogPlace, position: LogPosition) -> dict[int, StoredRow]:
+        """By log index, the rows behind the log's position: those that a flush wrote without finishing."""
+        # The ledger time adds nothing but speed: it never decreases within a log, and tells apart parts of the table.
+        rows = self._query(
+            f"SELECT log_index, leaf_hash, schema_sha256, poison_reason FROM {LEDGER} "
+            "WHERE topic_id = {topic_id:UUID} AND partition = {partition:UInt32} AND log_index >= {from_index:UInt64} "
+            "AND ledger_time >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')",
+            {
+                "topic_id": place.topic_id,
+                "partition": place.partition,
+                "from_index": position.next_index,
+                "from_us": position.ledger_time_us,
+            },
+        )
+        return {int(index): StoredRow(bytes(leaf), bytes(schema), reason) for index, leaf, schema, reason in rows}
 
     def lookup(self, event_ids: Sequence[str]) -> list[StoredId]:
         """Those of the ids that are in the ledger as `first`."""
-        found: list[StoredId] = []
-        ordered = sorted(event_ids)  # ids are in order of time: each part touches a few granules of the index
-        for start in range(0, len(ordered), LOOKUP_IDS_MAX):
-            part = ordered[start : start + LOOKUP_IDS_MAX]
-            literals = ",".join(f"unhex('{event_id.replace('-', '')}')" for event_id in part)
-            rows = self._query(
-                "SELECT toString(event_id), topic, toString(topic_id), partition, log_index, value_sha256 "  # noqa: S608
-                f"FROM {LEDGER} WHERE UUIDToNum(event_id) IN ({literals}) AND occurrence = 'first'",
-                None,
-            )
-            found += (
-                StoredId(event_id, LogPlace(topic, topic_id, partition), index, bytes(value_sha256))
-                for event_id, topic, topic_id, partition, index, value_sha256 in rows
-            )
-        return found
+        ids = b"".join(bytes.fromhex(event_id.replace("-", "")) for event_id in event_ids)
+        rows = self._query(
+            "SELECT toString(event_id), topic, toString(topic_id), partition, log_index, value_sha256 "
+            f"FROM {LEDGER} WHERE UUIDToNum(event_id) IN (SELECT id FROM asked) "
+            "AND occurrence = 'first' AND event_type != ''",
+            None,
+            ExternalData(file_name="asked", data=ids, fmt="RowBinary", structure="id FixedString(16)"),
+        )
+        return [
+            StoredId(event_id, LogPlace(topic, topic_id, partition), index, bytes(value_sha256))
+            for event_id, topic, topic_id, partition, index, value_sha256 in rows
+        ]
 
     def insert(self, group: RowGroup, batch_time_us: int, *, trial: bool = False) -> None:
         """Write all rows of the group or none; a trial only reads them. Raises RowsRefusedError where it can't."""
         nonce = os.urandom(8)
         try:
             self._client().command(
-                insert_statement(group, TRIAL if trial else LEDGER),
+                insert_statement(group, TRIAL) if trial else insert_statement(group, LEDGER, self._fence(group)),
                 parameters=insert_parameters(group, nonce, batch_time_us),
                 data=container(group, nonce),
-                settings=INSERT_SETTINGS,
+                settings={**INSERT_SETTINGS, "query_id": f"{QUERY_ID_PREFIX}{uuid.uuid4()}"},
             )
-        except DatabaseError as error:
-            if error.code in DATA_ERRORS or error.code == AVRO_EXCEPTION:
-                raise RowsRefusedError(_first_line(error)) from None
-            raise self._failed(error) from None
         except (ClickHouseError, OSError) as error:
+            if isinstance(error, DatabaseError) and FENCED not in str(error):
+                if error.code in DATA_ERRORS or error.code == AVRO_EXCEPTION:
+                    raise RowsRefusedError(_first_line(error)) from None
+                if error.code in MEMORY_ERRORS:
+                    raise RowsRefusedError(_first_line(error), is_memory=True) from None
             raise self._failed(error) from None
+
+    def _fence(self, group: RowGroup) -> str:
+        return self._claimed({row.place for row in group.rows})
+
+    def _claimed(self, places: Iterable[LogPlace]) -> str:
+        """A condition that throws where one of the logs has another writer by now; worked out once per query."""
+        logs = sorted({(place.topic_id, place.partition) for place in places})
+        literals = ", ".join(f"(toUUID('{_quoted(topic_id)}'), {partition})" for topic_id, partition in logs)
+        holders = (
+            f"SELECT argMax(claim_id, (epoch, claimed_at, claim_id)) AS holder FROM {CLAIMS} "
+            f"WHERE (topic_id, partition) IN ({literals}) GROUP BY topic_id, partition"
+        )
+        ours = f"(SELECT countIf(holder = toUUID('{self._claim_id}')) FROM ({holders}))"
+        return f"throwIf({ours} != {len(logs)}, '{FENCED}') = 0"
 
     def commit(self, entries: Sequence[BatchEntry], batch_time_us: int, written_at_us: int) -> None:
         """Say that a flush is finished: all its logs at once."""
+        if not entries:
+            return
         rows = ",\n".join(_batch_values(entry, batch_time_us, written_at_us) for entry in entries)
         columns = (
             "topic, topic_id, partition, first_offset, last_offset, first_index, last_index, rows, last_ledger_time, "
-            "max_event_id, skipped_offsets, batch_time, written_at"
+            "skipped_offsets, batch_time, written_at"
         )
+        self._command(
+            f"INSERT INTO {BATCHES} ({columns}) SELECT * FROM values('{BATCH_TYPES}', {rows}) "
+            f"WHERE {self._claimed(entry.place for entry in entries)}"
+        )
+
+    def _command(self, sql: str) -> None:
+        settings = {"async_insert": 0, "max_query_size": 1 << 20, "query_id": f"{QUERY_ID_PREFIX}{uuid.uuid4()}"}
         try:
-            self._client().command(f"INSERT INTO {BATCHES} ({columns}) VALUES {rows}", settings={"async_insert": 0})
+            self._client().command(sql, settings=settings)
         except (ClickHouseError, OSError) as error:
             raise self._failed(error) from None
 
-    def _query(self, sql: str, parameters: dict[str, Any] | None) -> list[Any]:
+    def _query(self, sql: str, parameters: dict[str, Any] | None, asked: ExternalData | None = None) -> list[Any]:
         try:
             result = self._client().query(
-                sql, parameters=parameters, settings={"max_query_size": 1 << 20}, query_formats={"FixedString": "bytes"}
+                sql,
+                parameters=parameters,
+                settings=QUERY_SETTINGS,
+                query_formats={"FixedString": "bytes"},
+                external_data=asked,
             )
             return list(result.result_rows)
         except (ClickHouseError, OSError) as error:
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> StoreError:
+        if FENCED in str(error):
+            return LedgerConflictError(
+                "another writer has taken over a log of this one",
+                next_step="nothing was written; start again: it goes on from where the ledger stands",
+            )
         return StoreError(f"ClickHouse: {_first_line(error)}", next_step="the writer tries again until it works")
 
 
@@ -192,12 +301,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _batch_values(entry: BatchEntry, batch_time_us: int, written_at_us: int) -> str:
-    """One row of VALUES. Every text in it is a topic name, a UUID or an event id, none of which holds a quote."""
+    """One row of VALUES. Every text in it is a topic name or a UUID, none of which holds a quote."""
     after = entry.after
     return (
         f"('{_quoted(entry.place.topic)}', '{_quoted(entry.place.topic_id)}', {entry.place.partition}, "
         f"{entry.first_offset}, {after.next_offset - 1}, {entry.first_index}, {after.next_index - 1}, {entry.rows}, "
-        f"{_time(after.ledger_time_us)}, '{_quoted(after.max_event_id)}', {entry.skipped_offsets}, "
+        f"{_time(after.ledger_time_us)}, {entry.skipped_offsets}, "
         f"{_time(batch_time_us)}, {_time(written_at_us)})"
     )
 

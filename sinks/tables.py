@@ -16,6 +16,7 @@ DATABASE = "agentledger"
 LEDGER = f"{DATABASE}.ledger"
 BATCHES = f"{DATABASE}.ledger_batches"
 TRIAL = f"{DATABASE}.ledger_trial"
+CLAIMS = f"{DATABASE}.ledger_claims"
 
 # Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
 _FEW_VALUES = frozenset(
@@ -151,10 +152,15 @@ def table_statements() -> list[str]:
         f"""CREATE TABLE IF NOT EXISTS {BATCHES} (
     topic LowCardinality(String), topic_id UUID, partition UInt32,
     first_offset Int64, last_offset Int64, first_index UInt64, last_index UInt64, rows UInt64,
-    last_ledger_time DateTime64(6, 'UTC'), max_event_id String, skipped_offsets Int64,
+    last_ledger_time DateTime64(6, 'UTC'), skipped_offsets Int64,
     batch_time DateTime64(6, 'UTC'), written_at DateTime64(6, 'UTC')
 ) ENGINE = MergeTree ORDER BY (topic_id, partition, last_index)
 COMMENT 'One row per log and flush: what it says is written, is written. The last row is where the writer stands'""",
+        f"""CREATE TABLE IF NOT EXISTS {CLAIMS} (
+    topic LowCardinality(String), topic_id UUID, partition UInt32, epoch UInt64, claim_id UUID,
+    claimed_at DateTime64(6, 'UTC')
+) ENGINE = MergeTree ORDER BY (topic_id, partition, epoch, claim_id)
+COMMENT 'Which writer may write which log: the one of the highest epoch. An INSERT of an earlier one is refused'""",
         f"CREATE OR REPLACE TABLE {TRIAL} AS {LEDGER} ENGINE = Null "
         "COMMENT 'Reads rows and keeps none: finds the record that can''t be read without writing its neighbours'",
     ]
@@ -167,6 +173,7 @@ def _create_ledger(columns: list[str]) -> str:
             "INDEX by_run run_id TYPE bloom_filter(0.01) GRANULARITY 1",
             "PROJECTION by_event_id (SELECT _part_offset ORDER BY UUIDToNum(event_id))",
             "INDEX by_log_index log_index TYPE minmax GRANULARITY 1",
+            "INDEX by_ledger_time ledger_time TYPE minmax GRANULARITY 1",
         ]
     )
     return f"""CREATE TABLE IF NOT EXISTS {LEDGER} (

@@ -1,12 +1,13 @@
 """The writer: every record of the ledger's topics into ClickHouse, once and in order.
 
 A flush writes its rows, one INSERT per writer schema, then one row per log into `ledger_batches`: only that row says
-that they are written. After a crash the writer goes on from there, finds what an unfinished flush left, and writes the rest:
-index, ledger time and leaf of a record depend on nothing but the records before it.
+that they are written. After a crash the writer goes on from there, finds what an unfinished flush left, and writes the
+rest: index, ledger time and leaf of a record depend on nothing but the records before it.
 
-What is left open: a writer that was stopped for longer than its session (SIGSTOP) notices so before its next flush; one
-that is stopped in the middle of an INSERT can still finish it after another has taken over. Its rows then stand twice
-under the same log index, which a count of the log shows.
+A writer claims the logs that it is assigned. The INSERTs of one that was stopped for longer than its session (SIGSTOP)
+and wakes up are refused from then on, and it ends; those that it had under way were waited for. What is left open: on a
+cluster of replicas, an INSERT that goes through a replica which has not seen the claim yet can escape. Its rows then
+stand twice under the same log index, which a count of the log shows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,13 +35,14 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from agentledger.schemas import Codec, open_registry
-from agentledger.schemas.errors import BrokerError, CodecError, LedgerConflictError, StoreError
+from agentledger.schemas.errors import BrokerError, LedgerConflictError, StoreError
 from agentledger.schemas.ports import Clock
 from agentledger.schemas.topics import LEDGER_TOPICS
-from agentledger.sinks.batching import Batch, Batcher, Schemas, SourceRecord
+from agentledger.sinks.batching import SourceRecord
 from agentledger.sinks.dead_letters import Announcer
-from agentledger.sinks.rows import LogPlace, RowGroup
-from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore, RowsRefusedError
+from agentledger.sinks.flushing import Flusher
+from agentledger.sinks.rows import LogPlace
+from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore
 
 GROUP = "agentledger-writer"
 BATCH_BYTES_MAX = 64 * 1024 * 1024  # of values in one flush: held several times over while it is sent
@@ -50,9 +51,7 @@ QUEUED_KBYTES_MAX = 65_536  # what librdkafka may fetch ahead
 SESSION_S = 10.0
 POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to another writer
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
-INSERTS_AT_A_TIME = 2  # ClickHouse reads Avro with one core per INSERT; more would starve queries on a small server
 GC_THRESHOLD = 100_000  # a flush makes some 200,000 objects, none of them in cycles
-REFUSALS_MAX = 10_000  # records found unreadable in one flush before it gives up: then it isn't the records
 LOG_EVERY_S = 30.0
 ADMIN_S_MAX = 20.0
 
@@ -93,13 +92,10 @@ class Writer:
             config.clickhouse_url, config.clickhouse_user, config.clickhouse_password
         )
         registry = open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth)
-        self._codec = Codec(registry)
-        self._batcher = Batcher(Schemas(registry.schema_of), self._store.lookup)
-        self._announcer = Announcer(config.kafka, self._codec)
+        announcer = Announcer(config.kafka, Codec(registry))
+        self._flusher = Flusher(self._store, registry, announcer.announce, clock)
         self._topic_ids: dict[str, str] = {}
         self._places: dict[tuple[str, int], LogPlace] = {}
-        self._inserting = ThreadPoolExecutor(INSERTS_AT_A_TIME, "insert")
-        self._polled_at = time.monotonic()
         self._logged_at = time.monotonic()
         self._written = 0
         self._consumer = Consumer(
@@ -118,7 +114,7 @@ class Writer:
         )
 
     def run(self) -> None:
-        """Write until told to stop; waits for ClickHouse as long as it takes. Raises BrokerError, LedgerConflictError."""
+        """Write until told to stop; ClickHouse may be away meanwhile. Raises BrokerError, LedgerConflictError."""
         self._consumer.subscribe([topic.name for topic in LEDGER_TOPICS], self._assigned, self._revoked)
         try:
             while not self._stop.is_set():
@@ -128,7 +124,7 @@ class Writer:
                     self._report(len(records))
         finally:
             self._consumer.close()
-            self._inserting.shutdown()
+            self._flusher.close()
 
     def _read(self) -> list[SourceRecord]:
         """Records for one flush: until it is full, or the linger time is over."""
@@ -140,7 +136,6 @@ class Writer:
             room = min(READ_ROWS_MAX, self._config.batch_rows_max - len(records))
             # A short wait at a time: a full read returns at once, and a slow one must not hold back what is here.
             messages = self._consumer.consume(room, min(wait_s, 0.05))
-            self._polled_at = time.monotonic()
             for message in messages:
                 record = self._record(message)
                 if record is not None:
@@ -148,7 +143,7 @@ class Writer:
                     size += len(record.value or b"")
             if time.monotonic() >= deadline:
                 break
-        return [record for record in records if self._batcher.is_open(record.place)]
+        return [record for record in records if self._flusher.is_open(record.place)]
 
     def _record(self, message: Message) -> SourceRecord | None:
         error = message.error()
@@ -162,16 +157,14 @@ class Writer:
             raise BrokerError("a record came without its place in the log")
         key: Any = message.key() or b""
         headers: Any = message.headers()
-        place = self._places[topic, partition]
+        place = self._places.get((topic, partition))
+        if place is None:
+            return None  # taken from us while it was on its way: whoever has the log now reads it again
         return SourceRecord(place, offset, message.timestamp()[1], key, headers, message.value())
 
     def _flush(self, records: list[SourceRecord]) -> None:
         """Write one batch, however often that has to be tried."""
-        if time.monotonic() - self._polled_at > SESSION_S / 2:
-            self._check_still_ours(records)
-        batch_time_us = records[0].timestamp_ms * 1000
-        batch = self._patiently(lambda: self._write(records, batch_time_us), self._reopen)
-        self._batcher.accept(batch)
+        batch = self._patiently(lambda: self._flusher.flush(records), self._flusher.reopen)
         self._written += batch.rows
         offsets = [
             TopicPartition(entry.place.topic, entry.place.partition, entry.after.next_offset) for entry in batch.entries
@@ -180,65 +173,6 @@ class Writer:
             self._consumer.commit(offsets=offsets, asynchronous=True)  # for those who watch the lag; nothing reads it
         except KafkaException as error:
             log.debug("offsets not committed: %s", error)
-
-    def _write(self, records: list[SourceRecord], batch_time_us: int) -> Batch:
-        refused = 0
-        while True:
-            batch = self._batcher.batch(records)
-            try:
-                self._insert_all(batch.groups, batch_time_us)
-            except _GroupRefusedError as error:
-                for row, reason in error.culprits:
-                    self._batcher.refuse(row, reason)
-                refused += len(error.culprits)
-                if refused > REFUSALS_MAX:
-                    raise StoreError(f"ClickHouse refuses {refused} records of one flush") from None
-                self._reopen()  # groups before this one are written: they are found by their leaves
-                continue
-            self._announcer.announce(batch)
-            self._store.commit(batch.entries, batch_time_us, self._clock())
-            return batch
-
-    def _insert_all(self, groups: list[RowGroup], batch_time_us: int) -> None:
-        """All groups, several at a time, the largest first. The first failure is raised when all have ended."""
-        largest_first = sorted(groups, key=lambda group: -len(group.rows))
-        futures = [self._inserting.submit(self._insert, group, batch_time_us) for group in largest_first]
-        wait(futures)  # none may still be writing when the next step looks at what is written
-        for future in futures:
-            future.result()
-
-    def _insert(self, group: RowGroup, batch_time_us: int) -> None:
-        try:
-            self._store.insert(group, batch_time_us)
-        except RowsRefusedError as error:
-            if group.schema is None:
-                raise StoreError(f"ClickHouse refuses unreadable records as they are: {error}") from None
-            raise _GroupRefusedError(self._culprits(group, batch_time_us, str(error))) from None
-
-    def _culprits(self, group: RowGroup, batch_time_us: int, reason: str) -> list[tuple[Any, str]]:
-        """The rows that can't be read: found by decoding, or else by halving trials in ClickHouse."""
-        found = []
-        for row in group.rows:
-            try:
-                self._codec.decode_strictly(row.value)
-            except CodecError as error:
-                found.append((row, f"unreadable: {error.what}"[:200]))
-        if found:
-            return found
-        rows = group.rows
-        while len(rows) > 1:
-            half = rows[: len(rows) // 2]
-            rows = half if self._is_refused(group._replace(rows=half), batch_time_us) else rows[len(half) :]
-        if self._is_refused(group._replace(rows=rows), batch_time_us):
-            return [(rows[0], f"refused by ClickHouse: {reason}"[:200])]
-        raise StoreError(f"ClickHouse refuses records together that it takes alone: {reason}")
-
-    def _is_refused(self, group: RowGroup, batch_time_us: int) -> bool:
-        try:
-            self._store.insert(group, batch_time_us, trial=True)
-        except RowsRefusedError:
-            return True
-        return False
 
     def _patiently(self, attempt: Callable[[], T], before_retry: Callable[[], None] = lambda: None) -> T:
         """Try until the store takes it; nothing is skipped. Consumption waits meanwhile."""
@@ -259,36 +193,15 @@ class Writer:
                     raise
                 wait_s, retrying = min(RETRY_S_MAX, wait_s * 2), True
 
-    def _reopen(self) -> None:
-        """Look again at what is written: a failed INSERT may have arrived all the same."""
-        for place in self._places.values():
-            position = self._store.position(place)
-            self._batcher.open_log(place, position, self._store.unfinished(place, position.next_index))
-
-    def _check_still_ours(self, records: list[SourceRecord]) -> None:
-        """After a long pause another writer may have gone on: then this one must not write."""
-        for place in {record.place for record in records}:
-            if self._patiently(lambda place=place: self._store.position(place)) != self._batcher.position(place):  # type: ignore[misc]
-                raise LedgerConflictError(
-                    "another writer went on while this one was stopped",
-                    where=f"{place.topic}, partition {place.partition}",
-                    next_step="nothing was written; it starts again from where the ledger stands",
-                )
-
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            place = self._place(partition.topic, partition.partition)
-            self._places[partition.topic, partition.partition] = place
-            position = self._patiently(lambda place=place: self._store.position(place))  # type: ignore[misc]
-            left = self._patiently(lambda place=place, index=position.next_index: self._store.unfinished(place, index))  # type: ignore[misc]
-            _, end = consumer.get_watermark_offsets(partition, ADMIN_S_MAX)
-            if position.next_offset > end:
-                raise LedgerConflictError(
-                    f"the topic ends at offset {end}, but the ledger has records up to {position.next_offset - 1}",
-                    where=f"{place.topic}, partition {place.partition}",
-                    next_step="the topic was cut or replaced: restore it, or start a ledger of its own for it",
-                )
-            self._batcher.open_log(place, position, left)
+        self._topic_ids.clear()  # a topic that was deleted and made again since is another one
+        places = [self._place(partition.topic, partition.partition) for partition in partitions]
+        self._patiently(lambda: self._store.claim(places, self._clock()))
+        for place, partition in zip(places, partitions, strict=True):
+            self._places[place.topic, place.partition] = place
+            position = self._patiently(lambda place=place: self._flusher.open(place))  # type: ignore[misc]
+            first, end = consumer.get_watermark_offsets(partition, ADMIN_S_MAX)
+            _check_reach(place, position.next_offset, first, end)
             partition.offset = position.next_offset or OFFSET_BEGINNING
         consumer.assign(partitions)
         log.info("writing %d logs", len(self._places))
@@ -298,7 +211,7 @@ class Writer:
         for partition in partitions:
             place = self._places.pop((partition.topic, partition.partition), None)
             if place is not None:
-                self._batcher.close_log(place)
+                self._flusher.close_log(place)
 
     def _place(self, topic: str, partition: int) -> LogPlace:
         if topic not in self._topic_ids:
@@ -311,12 +224,21 @@ class Writer:
             log.info("%d records written so far, %d in the last flush", self._written, rows)
 
 
-class _GroupRefusedError(Exception):
-    """Some rows of a group can't be read: which, and why."""
-
-    def __init__(self, culprits: list[tuple[Any, str]]) -> None:
-        super().__init__(f"{len(culprits)} rows can't be read")
-        self.culprits = culprits
+def _check_reach(place: LogPlace, next_offset: int, first: int, end: int) -> None:
+    """Compare where the log stands with the offsets that the topic has. Raises LedgerConflictError."""
+    where = f"{place.topic}, partition {place.partition}"
+    if next_offset > end:
+        raise LedgerConflictError(
+            f"the topic ends at offset {end}, but the ledger has records up to {next_offset - 1}",
+            where=where,
+            next_step="the topic was cut or replaced: restore it, or start a ledger of its own for it",
+        )
+    if first > next_offset:
+        log.error(
+            "LOST: offsets %d to %d were deleted before they were read (%s): skipped_offsets in ledger_batches has "
+            "their count; give the topic a longer retention",
+            next_offset, first - 1, where,
+        )  # fmt: skip
 
 
 def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
@@ -324,6 +246,8 @@ def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
 
     Brokers before Kafka 2.8 and librdkafka's mock cluster have no ids: then a hash of the name and `instance`.
     """
+    if instance:  # said only where there are none: a mock cluster never answers the question
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger:{instance}:{topic}"))
     admin = AdminClient(kafka)  # held until the answer is there: a client that is gone never answers
     try:
         described = admin.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_S_MAX)
@@ -337,7 +261,7 @@ def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
         number = ((high & (2**64 - 1)) << 64) | (low & (2**64 - 1))
         if number:
             return str(uuid.UUID(int=number))
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger:{instance}:{topic}"))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger::{topic}"))
 
 
 def _say_ready() -> None:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import load_settings
-from agentledger.producers.importers import FORMATS, ImportOptions, ImportReport, import_files
+from agentledger.producers.importers import FORMATS, ImportOptions, ImportReport, find_files, import_files
 from agentledger.producers.importers import Progress as ImportProgress
 from agentledger.schemas.money import format_usd
 
@@ -31,6 +31,7 @@ def import_command(format_name: str, paths: tuple[str, ...], tenant: str, **give
 
     settings = load_settings()
     options = import_options(tenant or settings.tenant_id, given)
+    find_files(paths, format_name)  # a wrong path is one line, before anything is connected or drawn
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
     with (

@@ -16,8 +16,8 @@ from agentledger.processors.watchdog import Stall
         ([(5, 9, 0), (6, 9, 14), (6, 9, 28)], False),
         ([(5, 5, 0), (5, 5, 1000)], False),
         ([(5, 5, 0), (5, 9, 1000), (5, 9, 1014)], False),
-        ([(5, 5, 0), (5, 9, 1000), (5, 9, 1016)], True),
-        ([(0, 0, 0), (0, 3, 50), (0, 3, 80)], True),
+        ([(5, 5, 0), (5, 9, 1000), (5, 9, 1015)], True),
+        ([(0, 0, 0), (0, 3, 50), (0, 3, 65)], True),
     ],
 )
 def test_a_stall_is_waiting_input_without_a_commit(looks: list[tuple[int, int, float]], stalled: bool) -> None:

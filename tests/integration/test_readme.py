@@ -1,0 +1,107 @@
+"""The README is run, not only read: its example records a run that is then seen, and its run-log import works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running_stack import ROOT, RunningStack
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+RUN_LOG = """{"run_id":"a9c2","step":1,"type":"model_call","model":"gpt-4.1","tokens_in":1420,"tokens_out":310,"latency_ms":820}
+{"run_id":"a9c2","step":2,"type":"tool_call","tool":"lookup_order","input":{"order_id":"A-10492"},"latency_ms":190}
+{"run_id":"a9c2","step":3,"type":"validator","rule":"refund_amount_cap","result":"pass"}
+{"run_id":"a9c2","step":4,"type":"tool_call","tool":"create_refund","input":{"order_id":"A-10492","amount_usd":38.50},"latency_ms":240}
+{"run_id":"a9c2","final":"success","cost_usd":0.41,"total_latency_ms":2150}
+"""  # noqa: E501 (exactly the lines of the issue)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack of its own."""
+    running = RunningStack(tmp_path_factory.mktemp("readme"))
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"<!-- tested: sdk-example -->\n```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+    )
+    script = tmp_path / "first_run.py"
+    script.write_text(blocks[0], "utf-8")
+    exports = dict(
+        line.removeprefix("export ").split("=", 1) for line in stack.cli("env").stdout.splitlines() if "=" in line
+    )
+    assert exports.keys() == {"AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS", "AGENTLEDGER_CLICKHOUSE_URL"}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**stack.env, **exports},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    row = stack.settle(
+        "SELECT count() AS runs, any(status) AS status, any(cost_nanousd) AS cost, any(outcome_success) AS success, "
+        "any(tool_calls) AS tool_calls FROM runs WHERE run_id = 'my-first-run'",
+        lambda row: row["runs"] == 1 and row["cost"] is not None and row["status"] == "succeeded",
+    )
+    # gpt-4.1: 1,420 input tokens at $2 and 310 output tokens at $8 per million.
+    assert row == {"runs": 1, "status": "succeeded", "cost": 5_320_000, "success": True, "tool_calls": 1}
+    timeline = stack.cli("run", "my-first-run").stdout
+    for shown in ("my-first-run", "gpt-4.1", "create_refund", "amount_cap", "succeeded"):
+        assert shown in timeline
+    assert "Traceback" not in timeline
+    assert "refund_request" in stack.cli("scoreboard").stdout
+
+
+def test_a_run_log_is_imported_exactly(stack: RunningStack, tmp_path: Path) -> None:
+    path = tmp_path / "my-agent.jsonl"
+    path.write_text(RUN_LOG, "utf-8")
+    stack.cli("import", "run-log", str(path), "--source", "my-agent")
+    row = stack.settle(
+        "SELECT count() AS runs, any(source) AS source, any(model_calls) AS model_calls, "
+        "any(tool_calls) AS tool_calls, "
+        "any(input_tokens) AS input_tokens, any(output_tokens) AS output_tokens, any(outcome_success) AS success, "
+        "any(reported_cost_nanousd) AS reported FROM runs WHERE run_id = 'a9c2'",
+        lambda row: row["runs"] == 1 and row["success"] is not None,
+    )
+    assert row == {
+        "runs": 1,
+        "source": "my-agent",
+        "model_calls": 1,
+        "tool_calls": 2,
+        "input_tokens": 1420,
+        "output_tokens": 310,
+        "success": True,
+        "reported": 410_000_000,
+    }
+
+
+def test_bad_input_is_one_line_and_not_zero(stack: RunningStack, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"run_id": "b"\n', "utf-8")
+    for arguments in (
+        ("import", "run-log", str(tmp_path / "nothing-here.jsonl")),
+        ("query", "SELEC 1"),
+        ("query", "INSERT INTO ledger VALUES (1)"),
+        ("run", "no-such-run"),
+    ):
+        done = stack.cli(*arguments, check=False)
+        assert done.returncode != 0, arguments
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+    rejected = stack.cli("import", "run-log", str(broken), check=False)
+    assert rejected.returncode == 1
+    assert "rejected   1" in rejected.stdout

@@ -1,0 +1,256 @@
+"""The writer's law: however often it dies, and whatever is sent, the ledger is the one of an undisturbed run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.errors import StoreError
+from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
+from agentledger.schemas.hashing import headers_digest
+from agentledger.sinks.batching import Batch, SourceRecord
+from agentledger.sinks.flushing import Flusher
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace
+from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
+
+REGISTRY = open_registry()
+CODEC = Codec(REGISTRY)
+NOW_US = 1_790_000_000_000_000
+PLACES = [LogPlace("agentledger.events.v1", "00010203-0405-0607-0809-0a0b0c0d0e0f", partition) for partition in (0, 1)]
+
+
+class Crash(Exception):
+    """The process is gone."""
+
+
+class Outcome(NamedTuple):
+    """What must not depend on crashes: rows by place, and what was announced."""
+
+    rows: dict[tuple[LogPlace, int], tuple[object, ...]]
+    dead_letters: set[tuple[LogPlace, int]]
+    conflicts: set[tuple[LogPlace, int]]
+    batches: list[tuple[LogPlace, int]]
+
+
+def event(number: int, kind: type[Event] = ModelCallCompleted, **changes: object) -> Event:
+    fields: dict[str, object] = {
+        "event_id": f"01a0c450-6c00-7000-8000-{number:012d}", "tenant_id": "t", "producer_id": "p",
+        "producer_seq": number, "run_id": "r", "occurred_at": NOW_US,
+    }  # fmt: skip
+    return kind(**(fields | changes))  # type: ignore[arg-type]
+
+
+def under_another_schema(value: bytes, kind: type[Event]) -> bytes:
+    return b"\x00" + REGISTRY.id_of(kind.__name__).to_bytes(4, "big") + value[5:]
+
+
+@st.composite
+def values(draw: st.DrawFn) -> bytes | None:
+    """A record's value: often an id that others have too, sometimes nothing that can be read."""
+    good = CODEC.encode(event(draw(st.integers(0, 5)), draw(st.sampled_from([ModelCallCompleted, RunStarted]))))
+    return draw(
+        st.sampled_from(
+            [
+                good,
+                good,
+                CODEC.encode(event(draw(st.integers(0, 5)), step=draw(st.integers(0, 1)))),
+                good[:-1],
+                good + b"\x00",
+                under_another_schema(good, RunStarted),
+                under_another_schema(good, ModelCallCompleted),
+                CODEC.encode(event(draw(st.integers(0, 5)), parent_event_id="nobody")),
+                b"\x00\x00\x00\xff\xff" + good[5:],
+                b"not avro",
+                None,
+            ]
+        )
+    )
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> dict[LogPlace, list[SourceRecord]]:
+    """Two partitions; offsets may have holes, and the broker's clock may step back."""
+    made = {}
+    for place in PLACES:
+        offset, records = 0, []
+        for value in draw(st.lists(values(), max_size=14)):
+            offset += draw(st.sampled_from([0, 0, 0, 2]))
+            stamp_ms = NOW_US // 1000 + draw(st.integers(-5, 5))
+            records.append(SourceRecord(place, offset, stamp_ms, b"r", None, value))
+            offset += 1
+        made[place] = records
+    return made
+
+
+class Run:
+    """One ledger, and writers that come and go."""
+
+    def __init__(self, source: dict[LogPlace, list[SourceRecord]]) -> None:
+        self.source = source
+        self.ledger = FakeLedger()
+        self.dead_letters: set[tuple[LogPlace, int]] = set()
+        self.conflicts: set[tuple[LogPlace, int]] = set()
+        self.steps_left: list[tuple[int, type[Exception]]] = []
+
+    def fault(self, step: str) -> None:
+        """Raise when the next planned fault is due. Also called around announcing."""
+        if self.steps_left:
+            count, kind = self.steps_left[0]
+            if count == 0:
+                self.steps_left.pop(0)
+                raise kind(step)
+            self.steps_left[0] = count - 1, kind
+
+    def announce(self, batch: Batch) -> None:
+        self.fault("before announcing")
+        self.dead_letters |= {(row.place, row.offset) for row, _ in batch.unreadable}
+        self.conflicts |= {(conflict.row.place, conflict.row.offset) for conflict in batch.conflicts}
+        self.fault("after announcing")
+
+    def live(self, sizes: list[int]) -> None:
+        """A writer's life: from where the ledger stands to the end of the logs, in flushes of these sizes."""
+        store = FakeLedgerStore(self.ledger, self.fault)
+        store.claim(PLACES, NOW_US)
+        flusher = Flusher(store, REGISTRY, self.announce, lambda: NOW_US)
+        try:
+            waiting: list[SourceRecord] = []
+            for place in PLACES:
+                position = flusher.open(place)
+                waiting += [record for record in self.source[place] if record.offset >= position.next_offset]
+            number = 0
+            while waiting:
+                size = sizes[number % len(sizes)]
+                number += 1
+                self.flush(flusher, waiting[:size])
+                waiting = waiting[size:]
+        finally:
+            flusher.close()
+
+    def flush(self, flusher: Flusher, records: list[SourceRecord]) -> None:
+        while True:
+            try:
+                flusher.flush(records)
+                return
+            except StoreError:
+                flusher.reopen()
+
+    def outcome(self) -> Outcome:
+        rows = {
+            (item.row.place, item.row.log_index): (
+                item.row.offset, item.row.ledger_time_us, item.row.occurrence, item.row.hashes, item.row.value,
+                item.event_type, item.poison_reason, item.schema_id,
+            )
+            for item in self.ledger.rows
+        }  # fmt: skip
+        assert len(rows) == len(self.ledger.rows), "a place of the log is there twice"
+        last = {entry.place: entry.after.next_index for entry in self.ledger.batches}
+        return Outcome(rows, self.dead_letters, self.conflicts, sorted(last.items()))
+
+
+FLUSH_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=4)
+FAULTS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from([Crash, StoreError])), max_size=5)
+
+
+@settings(max_examples=300)
+@given(logs(), FLUSH_SIZES, FAULTS, st.lists(FLUSH_SIZES, min_size=6, max_size=6))
+def test_crashes_at_any_step_change_nothing(
+    source: dict[LogPlace, list[SourceRecord]],
+    sizes: list[int],
+    faults: list[tuple[int, type[Exception]]],
+    later_sizes: list[list[int]],
+) -> None:
+    undisturbed = Run(source)
+    undisturbed.live(sizes)
+    disturbed = Run(source)
+    disturbed.steps_left = list(faults)
+    for life in later_sizes:  # five crashes at most: the sixth life comes to its end
+        try:
+            disturbed.live(life)
+            break
+        except Crash:
+            continue
+    assert disturbed.outcome() == undisturbed.outcome()
+
+
+@given(logs(), FLUSH_SIZES)
+def test_every_record_has_its_place_and_an_id_counts_once(
+    source: dict[LogPlace, list[SourceRecord]], sizes: list[int]
+) -> None:
+    run = Run(source)
+    run.live(sizes)
+    stored = {place: [item for item in run.ledger.rows if item.row.place == place] for place in PLACES}
+    for place, records in source.items():
+        ordered = sorted(stored[place], key=lambda item: item.row.log_index)
+        assert [item.row.log_index for item in ordered] == list(range(len(records)))
+        assert [(item.row.offset, item.row.value) for item in ordered] == [(r.offset, r.value) for r in records]
+        times = [item.row.ledger_time_us for item in ordered]
+        assert times == sorted(times)
+        assert times[:1] == [record.timestamp_ms * 1000 for record in records][:1]
+        for item in ordered:
+            bodies = {
+                other.row.value for other in ordered if other.row.event_id == item.row.event_id and other.event_type
+            }
+            expected = {FIRST, DUPLICATE} | ({CONFLICT} if len(bodies) > 1 else set())
+            assert not item.event_type or item.row.occurrence in expected
+    firsts = Counter(
+        (item.row.place, item.row.event_id)
+        for item in run.ledger.rows
+        if item.event_type and item.row.occurrence == FIRST
+    )
+    readable = {(item.row.place, item.row.event_id) for item in run.ledger.rows if item.event_type}
+    assert set(firsts.values()) <= {1}
+    assert {event_id for _, event_id in firsts} == {event_id for _, event_id in readable}
+    unreadable = {(item.row.place, item.row.offset) for item in run.ledger.rows if not item.event_type}
+    assert run.dead_letters == unreadable
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.none() | st.binary()), max_size=4))
+def test_the_stored_headers_are_what_was_hashed(headers: list[tuple[str, bytes | None]]) -> None:
+    run = Run({place: [] for place in PLACES})
+    run.source[PLACES[0]] = [SourceRecord(PLACES[0], 0, 1, b"k", headers, CODEC.encode(event(0)))]
+    run.live([1])
+    [item] = run.ledger.rows
+    assert hashlib.sha256(item.row.headers).digest() == item.row.hashes[32:64] == headers_digest(headers)
+
+
+def test_more_unreadable_records_than_one_can_count_do_not_stop_the_log() -> None:
+    run = Run({place: [] for place in PLACES})
+    value = CODEC.encode(event(0))[:-1]
+    run.source[PLACES[0]] = [SourceRecord(PLACES[0], offset, 1, b"", None, value) for offset in range(12_000)]
+    run.live([12_000])
+    assert len(run.ledger.rows) == len(run.dead_letters) == 12_000
+
+
+def test_a_schema_that_becomes_known_while_the_writer_is_down_is_no_conflict() -> None:
+    """A flush wrote an unknown schema's record and died; its successor knows the schema, and leaves the record be."""
+    first = SourceRecord(PLACES[0], 0, 1, b"", None, b"\x00\x00\x00\xff\xff" + CODEC.encode(event(0))[5:])
+    run = Run({PLACES[0]: [first], PLACES[1]: []})
+    run.steps_left = [(2, Crash)]  # behind the insert, before the commit
+    try:
+        run.live([1])
+    except Crash:
+        pass
+    assert len(run.ledger.rows) == 1
+    assert not run.ledger.batches
+
+    class Learned:
+        def id_of(self, record_name: str) -> int:
+            return REGISTRY.id_of(record_name)
+
+        def schema_of(self, schema_id: int) -> dict[str, object]:
+            return REGISTRY.schema_of(1 if schema_id == 0xFFFF else schema_id)
+
+    store = FakeLedgerStore(run.ledger)
+    store.claim(PLACES, NOW_US)
+    flusher = Flusher(store, Learned(), run.announce, lambda: NOW_US)
+    flusher.open(PLACES[0])
+    flusher.flush([first])
+    flusher.close()
+    assert len(run.ledger.rows) == 1
+    assert run.ledger.batches[-1].after.next_index == 1
+    assert run.dead_letters == {(PLACES[0], 0)}
