@@ -1,5 +1,8 @@
 # `make demo` shows the whole thing, `make test` runs what CI runs, `make check` lints. Each builds what it needs.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,6 +29,7 @@ demo: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p .mypy_cache
 	$(BIN)/mypy | tee .mypy_cache/summary.txt
 	$(BIN)/python tests/typing/count_checked.py .mypy_cache/summary.txt
 	$(BIN)/lint-imports

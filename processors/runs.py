@@ -165,7 +165,7 @@ def _fold_model_call(state: RunState, call: ModelCallCompleted, prices: PriceBoo
 
 def _fold_tool_call(state: RunState, call: ToolCallCompleted, derived: list[Event]) -> None:
     state.tool_calls += 1
-    state.tool_errors += call.status in {"error", "timeout"}
+    state.tool_errors += call.status in {"error", "timeout", "denied"}
     own_cost = call.reported_cost_nanousd
     if call.requestor != "user":
         _use(state, TOOL_CALLS, 1)

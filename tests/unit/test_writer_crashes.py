@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections import Counter
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ NOW_US = 1_790_000_000_000_000
 PLACES = [LogPlace("agentledger.events.v1", "00010203-0405-0607-0809-0a0b0c0d0e0f", partition) for partition in (0, 1)]
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process is gone."""
 
 
@@ -50,20 +50,21 @@ def under_another_schema(value: bytes, kind: type[Event]) -> bytes:
 
 
 @st.composite
-def values(draw: st.DrawFn) -> bytes | None:
+def values(draw: st.DrawFn, first_id: int) -> bytes | None:
     """A record's value: often an id that others have too, sometimes nothing that can be read."""
-    good = CODEC.encode(event(draw(st.integers(0, 5)), draw(st.sampled_from([ModelCallCompleted, RunStarted]))))
+    ids = st.integers(first_id, first_id + 5)
+    good = CODEC.encode(event(draw(ids), draw(st.sampled_from([ModelCallCompleted, RunStarted]))))
     return draw(
         st.sampled_from(
             [
                 good,
                 good,
-                CODEC.encode(event(draw(st.integers(0, 5)), step=draw(st.integers(0, 1)))),
+                CODEC.encode(event(draw(ids), step=draw(st.integers(0, 1)))),
                 good[:-1],
                 good + b"\x00",
                 under_another_schema(good, RunStarted),
                 under_another_schema(good, ModelCallCompleted),
-                CODEC.encode(event(draw(st.integers(0, 5)), parent_event_id="nobody")),
+                CODEC.encode(event(draw(ids), parent_event_id="nobody")),
                 b"\x00\x00\x00\xff\xff" + good[5:],
                 b"not avro",
                 None,
@@ -73,12 +74,12 @@ def values(draw: st.DrawFn) -> bytes | None:
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> dict[LogPlace, list[SourceRecord]]:
+def logs(draw: st.DrawFn, *, share_ids: bool) -> dict[LogPlace, list[SourceRecord]]:
     """Two partitions; offsets may have holes, and the broker's clock may step back."""
     made = {}
     for place in PLACES:
         offset, records = 0, []
-        for value in draw(st.lists(values(), max_size=14)):
+        for value in draw(st.lists(values(0 if share_ids else 100 * place.partition), max_size=14)):
             offset += draw(st.sampled_from([0, 0, 0, 2]))
             stamp_ms = NOW_US // 1000 + draw(st.integers(-5, 5))
             records.append(SourceRecord(place, offset, stamp_ms, b"r", None, value))
@@ -131,6 +132,15 @@ class Run:
         finally:
             flusher.close()
 
+    def live_on(self, faults: list[tuple[int, type[Exception]]], lives: list[list[int]]) -> None:
+        """Lives one after the other until one comes to its end."""
+        self.steps_left = list(faults)
+        for sizes in lives:
+            with contextlib.suppress(CrashError):
+                self.live(sizes)
+                return
+        raise AssertionError("more crashes than lives")
+
     def flush(self, flusher: Flusher, records: list[SourceRecord]) -> None:
         while True:
             try:
@@ -153,11 +163,12 @@ class Run:
 
 
 FLUSH_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=4)
-FAULTS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from([Crash, StoreError])), max_size=5)
+FAULTS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from([CrashError, StoreError])), max_size=5)
+LIVES = st.lists(FLUSH_SIZES, min_size=6, max_size=6)  # one more than there are faults
 
 
 @settings(max_examples=300)
-@given(logs(), FLUSH_SIZES, FAULTS, st.lists(FLUSH_SIZES, min_size=6, max_size=6))
+@given(logs(share_ids=False), FLUSH_SIZES, FAULTS, LIVES)
 def test_crashes_at_any_step_change_nothing(
     source: dict[LogPlace, list[SourceRecord]],
     sizes: list[int],
@@ -167,46 +178,32 @@ def test_crashes_at_any_step_change_nothing(
     undisturbed = Run(source)
     undisturbed.live(sizes)
     disturbed = Run(source)
-    disturbed.steps_left = list(faults)
-    for life in later_sizes:  # five crashes at most: the sixth life comes to its end
-        try:
-            disturbed.live(life)
-            break
-        except Crash:
-            continue
+    disturbed.live_on(faults, later_sizes)
     assert disturbed.outcome() == undisturbed.outcome()
 
 
-@given(logs(), FLUSH_SIZES)
-def test_every_record_has_its_place_and_an_id_counts_once(
-    source: dict[LogPlace, list[SourceRecord]], sizes: list[int]
+@given(logs(share_ids=True), FAULTS, LIVES)
+def test_every_record_has_its_place_and_an_id_counts_once_over_all_logs(
+    source: dict[LogPlace, list[SourceRecord]], faults: list[tuple[int, type[Exception]]], lives: list[list[int]]
 ) -> None:
     run = Run(source)
-    run.live(sizes)
-    stored = {place: [item for item in run.ledger.rows if item.row.place == place] for place in PLACES}
+    run.live_on(faults, lives)
     for place, records in source.items():
-        ordered = sorted(stored[place], key=lambda item: item.row.log_index)
-        assert [item.row.log_index for item in ordered] == list(range(len(records)))
-        assert [(item.row.offset, item.row.value) for item in ordered] == [(r.offset, r.value) for r in records]
-        times = [item.row.ledger_time_us for item in ordered]
+        stored = sorted(
+            (item for item in run.ledger.rows if item.row.place == place), key=lambda item: item.row.log_index
+        )
+        assert [item.row.log_index for item in stored] == list(range(len(records)))
+        assert [(item.row.offset, item.row.value) for item in stored] == [(r.offset, r.value) for r in records]
+        times = [item.row.ledger_time_us for item in stored]
         assert times == sorted(times)
         assert times[:1] == [record.timestamp_ms * 1000 for record in records][:1]
-        for item in ordered:
-            bodies = {
-                other.row.value for other in ordered if other.row.event_id == item.row.event_id and other.event_type
-            }
-            expected = {FIRST, DUPLICATE} | ({CONFLICT} if len(bodies) > 1 else set())
-            assert not item.event_type or item.row.occurrence in expected
-    firsts = Counter(
-        (item.row.place, item.row.event_id)
-        for item in run.ledger.rows
-        if item.event_type and item.row.occurrence == FIRST
-    )
-    readable = {(item.row.place, item.row.event_id) for item in run.ledger.rows if item.event_type}
-    assert set(firsts.values()) <= {1}
-    assert {event_id for _, event_id in firsts} == {event_id for _, event_id in readable}
-    unreadable = {(item.row.place, item.row.offset) for item in run.ledger.rows if not item.event_type}
-    assert run.dead_letters == unreadable
+    readable = [item.row for item in run.ledger.rows if item.event_type]
+    firsts = {row.event_id: row.value for row in readable if row.occurrence == FIRST}
+    assert sorted(row.event_id for row in readable if row.occurrence == FIRST) == sorted(firsts)
+    for row in readable:
+        assert row.occurrence in {FIRST, DUPLICATE if row.value == firsts[row.event_id] else CONFLICT}
+    assert {(row.place, row.offset) for row in readable if row.occurrence == CONFLICT} == run.conflicts
+    assert {(item.row.place, item.row.offset) for item in run.ledger.rows if not item.event_type} == run.dead_letters
 
 
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.none() | st.binary()), max_size=4))
@@ -230,11 +227,9 @@ def test_a_schema_that_becomes_known_while_the_writer_is_down_is_no_conflict() -
     """A flush wrote an unknown schema's record and died; its successor knows the schema, and leaves the record be."""
     first = SourceRecord(PLACES[0], 0, 1, b"", None, b"\x00\x00\x00\xff\xff" + CODEC.encode(event(0))[5:])
     run = Run({PLACES[0]: [first], PLACES[1]: []})
-    run.steps_left = [(2, Crash)]  # behind the insert, before the commit
-    try:
+    run.steps_left = [(2, CrashError)]  # behind the insert, before the commit
+    with contextlib.suppress(CrashError):
         run.live([1])
-    except Crash:
-        pass
     assert len(run.ledger.rows) == 1
     assert not run.ledger.batches
 
