@@ -35,6 +35,7 @@ from agentledger.schemas.events import (
     ToolCallCompleted,
 )
 from agentledger.schemas.identity import content_id, derived_id
+from agentledger.schemas.money import format_usd
 from agentledger.schemas.ports import Charge, PriceBook
 from agentledger.schemas.prices import rate_model_call, usage_of
 
@@ -215,7 +216,7 @@ def _crossing_events(state: RunState, event: Event, crossing: Crossing) -> Itera
         alert_id=derived_id(base, "alert", "budget_exceeded", metric),
         rule="budget_exceeded",
         severity="critical",
-        summary=f"run {_short(state.run_id)} used {used} {metric} of {limit}",
+        summary=f"run {_short(state.run_id)} used {_amount(metric, used)} of {_amount(metric, limit)}",
         scope="run",
         scope_value=state.run_id,
         trigger_event_ids=[event.event_id],
@@ -306,6 +307,11 @@ def _clamped(amount: int) -> int:
 
 def _cut(text: str) -> str:
     return text[:NAME_CHARS_MAX]
+
+
+def _amount(metric: str, amount: int) -> str:
+    """An amount of a metric for people."""
+    return format_usd(amount) if metric == "cost_nanousd" else f"{amount:,} {metric.replace('_', ' ')}"
 
 
 def _short(text: str) -> str:
