@@ -22,6 +22,7 @@ EVENTS_PER_S = 1000
 LOAD_S = 30
 WARM_UP_S = 5
 PROBES_PER_S = 10
+STRAGGLERS_S_MAX = 20  # a late report is a figure, a missing one a failure
 
 
 def measure(folder: Path) -> list[Figure]:
@@ -79,7 +80,9 @@ def probe(servers: str) -> tuple[dict[str, float], dict[str, float]]:
                 sent[run.run_id] = time.time()
                 run.record_tool_call("x", status="ok")
             time.sleep(1 / PROBES_PER_S)
-        time.sleep(2)
+        deadline = time.monotonic() + STRAGGLERS_S_MAX
+        while len(arrived) < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.1)
     stop.set()
     listener.join()
     return sent, arrived
@@ -88,7 +91,9 @@ def probe(servers: str) -> tuple[dict[str, float], dict[str, float]]:
 def listen(servers: str, arrived: dict[str, float], listening: threading.Event, stop: threading.Event) -> None:
     """Note when each run's BudgetExceeded is read."""
     codec = Codec(open_registry())
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "probe", "fetch.wait.max.ms": 5})
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "probe", "fetch.wait.max.ms": 5, "auto.offset.reset": "earliest"}
+    )
     consumer.subscribe([BUDGETS.name], on_assign=lambda *_: listening.set())
     while not stop.is_set():
         message = consumer.poll(0.1)
