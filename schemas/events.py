@@ -43,6 +43,12 @@ class AlertRaised(Event):
     scope_value: str = ""
     runbook_url: str = ""
     trigger_event_ids: list[str] = field(default_factory=list)
+    rule_version: str = ""
+    count: int = 1
+    observed: float | None = None
+    expected: float | None = None
+    window_start: int | None = None
+    window_end: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +62,20 @@ class AlertResolved(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class AlertUpdated(Event):
+    """The condition of a raised alert goes on and has grown."""
+
+    alert_id: str
+    rule: str = ""
+    severity: str = ""
+    summary: str = ""
+    count: int = 0
+    observed: float | None = None
+    expected: float | None = None
+    trigger_event_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
 class ApprovalDecided(Event):
     """A person decided on a proposed change."""
 
@@ -63,6 +83,7 @@ class ApprovalDecided(Event):
     verdict: str = ""
     decided_by: str = ""
     reason: str = ""
+    human_ms: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +98,27 @@ class ApprovalRequested(Event):
     risk_tier: str = ""
     requested_from: str = ""
     expires_at: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class BudgetDeclared(Event):
+    """A budget was declared, changed or ended: one limit on one metric. The last by ledger order counts."""
+
+    budget_id: str = ""
+    budget_version: int = 0
+    scope: str = ""
+    scope_value: str = ""
+    metric: str = ""
+    limit_amount: int = 0
+    window: str = ""
+    window_ms: int | None = None
+    time_zone: str = ""
+    thresholds_percent: list[str] = field(default_factory=list)
+    on_exceeded: str = ""
+    enforcement: str = ""
+    when_unreachable: str = ""
+    retired: bool = False
+    declared_by: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -204,6 +246,10 @@ class CostRated(Event):
     price_source: str = ""
     price_version: str = ""
     unpriced_reason: str = ""
+    cache_read_cost_nanousd: int | None = None
+    cache_write_cost_nanousd: int | None = None
+    reasoning_cost_nanousd: int | None = None
+    service_tier: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,6 +271,50 @@ class GapDetected(Event):
     last_missing_seq: int = 0
     reason: str = ""
     detected_by: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class HoldDecided(Event):
+    """A request for a hold was decided: granted on every scope, or refused on all."""
+
+    hold_id: str = ""
+    verdict: str = ""
+    reason: str = ""
+    budget_id: str = ""
+    scope: str = ""
+    scope_value: str = ""
+    metric: str = ""
+    limit_amount: int = 0
+    held_amount: int = 0
+    used_amount: int = 0
+    on_exceeded: str = ""
+    expires_at: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class HoldReported(Event):
+    """A client reports what became of a hold: settled at what was used, or released."""
+
+    hold_id: str = ""
+    action: str = ""
+    actual_cost_nanousd: int = 0
+    actual_tokens: int = 0
+    actual_model_calls: int = 0
+    actual_tool_calls: int = 0
+    call_event_id: str | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class HoldRequested(Event):
+    """A client asks to reserve a part of every budget that a call falls under, all or none."""
+
+    hold_id: str = ""
+    ask_cost_nanousd: int = 0
+    ask_tokens: int = 0
+    ask_model_calls: int = 0
+    ask_tool_calls: int = 0
+    ttl_ms: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -270,6 +360,15 @@ class OutcomeCosted(Event):
     unpriced_model_calls: int = 0
     tool_calls: int = 0
     tool_errors: int = 0
+    model_cost_nanousd: int | None = None
+    tool_cost_nanousd: int | None = None
+    human_cost_nanousd: int | None = None
+    wasted_cost_nanousd: int | None = None
+    retry_cost_nanousd: int | None = None
+    human_ms: int | None = None
+    parent_run_id: str = ""
+    prompt_version: str = ""
+    policy_version: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -330,6 +429,7 @@ class RunStarted(Event):
     prompt_version: str = ""
     policy_version: str = ""
     toolset_version: str = ""
+    thresholds_percent: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -345,6 +445,13 @@ class StateChanged(Event):
     undo: str = ""
     undoes_event_id: str | None = None
     tool_call_event_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticked(Event):
+    """Time passed on a partition: what is decided from silence is decided here, and replays the same."""
+
+    interval_ms: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -389,8 +496,10 @@ class ValidationCompleted(Event):
 EVENT_TYPES: dict[str, type[Event]] = {
     "AlertRaised": AlertRaised,
     "AlertResolved": AlertResolved,
+    "AlertUpdated": AlertUpdated,
     "ApprovalDecided": ApprovalDecided,
     "ApprovalRequested": ApprovalRequested,
+    "BudgetDeclared": BudgetDeclared,
     "BudgetExceeded": BudgetExceeded,
     "BudgetHeld": BudgetHeld,
     "BudgetReleased": BudgetReleased,
@@ -402,6 +511,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "CostRated": CostRated,
     "EvidenceRetrieved": EvidenceRetrieved,
     "GapDetected": GapDetected,
+    "HoldDecided": HoldDecided,
+    "HoldReported": HoldReported,
+    "HoldRequested": HoldRequested,
     "ModelCallCompleted": ModelCallCompleted,
     "OutcomeCosted": OutcomeCosted,
     "OutcomeRecorded": OutcomeRecorded,
@@ -409,6 +521,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "RunFinished": RunFinished,
     "RunStarted": RunStarted,
     "StateChanged": StateChanged,
+    "Ticked": Ticked,
     "ToolCallCompleted": ToolCallCompleted,
     "ValidationCompleted": ValidationCompleted,
 }

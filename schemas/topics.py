@@ -22,25 +22,32 @@ class Topic:
 
 EVENTS = Topic("agentledger.events.v1", key="run_id", in_ledger=True)
 SPEND = Topic("agentledger.spend.v1", key="run_id", in_ledger=True)
-BUDGETS = Topic("agentledger.budgets.v1", key="run_id", in_ledger=True)
+BUDGETS = Topic("agentledger.budgets.v1", key="run_id; tenant_id for what was decided on holds", in_ledger=True)
 ALERTS = Topic("agentledger.alerts.v1", key="run_id", in_ledger=True)
+HOLDS = Topic("agentledger.holds.v1", key="tenant_id", in_ledger=True)
 CONTROL = Topic("agentledger.control.v1", key="scope", in_ledger=True, compacted=True)
 INTEGRITY = Topic("agentledger.integrity.v1", key="producer_id", in_ledger=True)
+PARTIALS = Topic("agentledger.partials.v1", key="tenant_id", in_ledger=False, retention_ms=DAY_MS)
 PACKED = Topic("agentledger.packed.v1", key="source partition", in_ledger=False, retention_ms=DAY_MS)
 DEAD_LETTERS = Topic("agentledger.deadletters.v1", key="source position", in_ledger=False, retention_ms=90 * DAY_MS)
 
-ALL_TOPICS = (EVENTS, SPEND, BUDGETS, ALERTS, CONTROL, INTEGRITY, PACKED, DEAD_LETTERS)
+ALL_TOPICS = (EVENTS, SPEND, BUDGETS, ALERTS, HOLDS, CONTROL, INTEGRITY, PARTIALS, PACKED, DEAD_LETTERS)
 LEDGER_TOPICS = tuple(topic for topic in ALL_TOPICS if topic.in_ledger)
 
 _DERIVED = {
     "CostRated": SPEND,
     "OutcomeCosted": SPEND,
+    "BudgetDeclared": HOLDS,
+    "HoldRequested": HOLDS,
+    "HoldReported": HOLDS,
+    "HoldDecided": BUDGETS,
     "BudgetHeld": BUDGETS,
     "BudgetSettled": BUDGETS,
     "BudgetReleased": BUDGETS,
     "BudgetThresholdCrossed": BUDGETS,
     "BudgetExceeded": BUDGETS,
     "AlertRaised": ALERTS,
+    "AlertUpdated": ALERTS,
     "AlertResolved": ALERTS,
     "ControlIssued": CONTROL,
     "CheckpointSigned": INTEGRITY,

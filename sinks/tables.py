@@ -60,6 +60,12 @@ _FEW_VALUES = frozenset(
         "prompt_version",
         "toolset_version",
         "reversible",
+        "window",
+        "time_zone",
+        "enforcement",
+        "when_unreachable",
+        "action",
+        "rule_version",
         "undo",
     ]
 )
