@@ -21,6 +21,7 @@ Headers = list[tuple[str, bytes | None]]
 _EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", re.DOTALL)
 NO_SCHEMA = b"\x00" * 32
 _LENGTH = struct.Struct(">I")
+KEYS_KNOWN_MAX = 50_000  # keys (run ids) whose hash is kept: some 10 MB; a run's events come near each other
 ID_PLACE = 5  # behind the Confluent header: the first field of every record is the event id, a string of 36 characters
 
 
@@ -51,6 +52,7 @@ class Batch:
     conflicts: list[Conflict]
     unreadable: list[tuple[LedgerRow, str]]  # with the reason; also those that an unfinished flush has written
     doubtful: list[LedgerRow]  # first of their id here, followed by another of other schema: to be decoded beforehand
+    firsts: dict[str, bytes]  # event id to value hash, of those that are first here
     rows: int
 
 
@@ -96,6 +98,8 @@ class Batcher:
         self._hashers: dict[LogPlace, LeafHasher] = {}
         self._unfinished: dict[LogPlace, dict[int, StoredRow]] = {}
         self._refused: dict[tuple[LogPlace, int], str] = {}
+        self._headers: dict[bytes, tuple[int, str, bytes]] = {}
+        self._key_hashes: dict[bytes, bytes] = {}
 
     def refuse(self, row: LedgerRow, reason: str) -> None:
         """From now on this record counts as unreadable: ClickHouse could not read it."""
@@ -112,8 +116,12 @@ class Batcher:
         for known in (self._positions, self._hashers, self._unfinished):
             known.pop(place, None)
 
-    def batch(self, records: Iterable[SourceRecord]) -> Batch:
-        """The rows of these records. Asking again without `accept` gives the same rows."""
+    def batch(self, records: Iterable[SourceRecord], behind: Batch | None = None) -> Batch:
+        """The rows of these records. Asking again without `accept` gives the same rows.
+
+        With `behind`, a batch that isn't accepted yet, the rows that follow if it will be, just as it is.
+        """
+        positions = {entry.place: entry.after for entry in behind.entries} if behind is not None else {}
         after: dict[LogPlace, LogPosition] = {}
         firsts: dict[LogPlace, tuple[int, int]] = {}
         skipped: dict[LogPlace, int] = {}
@@ -121,7 +129,7 @@ class Batcher:
         for record in records:
             place = record.place
             if place not in after:
-                after[place] = replace(self._positions[place])
+                after[place] = replace(positions.get(place) or self._positions[place])
             position = after[place]
             if record.offset < position.next_offset:
                 continue  # consumed again after a rebalance: it is in the ledger
@@ -132,13 +140,13 @@ class Batcher:
             rows.append(self._row(record, position))
             position.next_offset = record.offset + 1
             position.next_index += 1
-        conflicts, doubtful = self._mark(rows)
+        conflicts, doubtful, new_ids = self._mark(rows, behind.firsts if behind is not None else {})
         entries = [
             BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
             for place in firsts
         ]
         unreadable = [(row, reason) for row, reason, _ in rows if reason]
-        return Batch(self._groups(rows), entries, conflicts, unreadable, doubtful, len(rows))
+        return Batch(self._groups(rows), entries, conflicts, unreadable, doubtful, new_ids, len(rows))
 
     def accept(self, batch: Batch) -> None:
         """The batch is written: the next one goes on behind it."""
@@ -155,8 +163,10 @@ class Batcher:
         position.ledger_time_us = max(position.ledger_time_us, record.timestamp_ms * 1000)
         value = record.value
         schema_id, reason, schema_hash = self._header(value)
-        reason = reason or self._refused.get((record.place, record.offset), "")
-        stored = self._unfinished[record.place].get(position.next_index)
+        if self._refused and not reason:
+            reason = self._refused.get((record.place, record.offset), "")
+        unfinished = self._unfinished[record.place]
+        stored = unfinished.get(position.next_index) if unfinished else None
         if stored is not None:  # what was known of it then holds: a registry may have learned the schema since
             reason, schema_hash = stored.poison_reason, stored.schema_sha256
         # A refused body keeps its schema and id in the leaf: the leaf was known before it was refused.
@@ -165,7 +175,7 @@ class Batcher:
             reason = "no event id where the envelope has it"
         event_id = match.group(1) if match is not None else b""
         value_hash = hashlib.sha256(value).digest() if value is not None else EMPTY_SHA256
-        key_hash = hashlib.sha256(record.key).digest()
+        key_hash = self._key_hash(record.key)
         headers = headers_bytes(record.headers)
         headers_hash = hashlib.sha256(headers).digest() if headers else EMPTY_SHA256
         leaf = self._hashers[record.place].leaf(
@@ -184,21 +194,37 @@ class Batcher:
             return 0, "tombstone: the record has no value", NO_SCHEMA
         if len(value) < ID_PLACE or value[0] != 0:
             return 0, "no Confluent header", NO_SCHEMA
-        schema_id = int.from_bytes(value[1:ID_PLACE], "big")
-        known = self._schemas.get(schema_id)
-        if known is None:
-            return schema_id, "unknown schema id", NO_SCHEMA
-        return schema_id, "", known[1]
+        header = value[:ID_PLACE]
+        found = self._headers.get(header)
+        if found is None:
+            schema_id = int.from_bytes(header[1:], "big")
+            known = self._schemas.get(schema_id)
+            if known is None:  # asked again with the next record: a registry may learn it
+                return schema_id, "unknown schema id", NO_SCHEMA
+            found = self._headers[header] = schema_id, "", known[1]
+        return found
 
-    def _mark(self, rows: list[tuple[LedgerRow, str, int]]) -> tuple[list[Conflict], list[LedgerRow]]:
-        """Set `occurrence` in place; the conflicts and the doubtful firsts.
+    def _key_hash(self, key: bytes) -> bytes:
+        known = self._key_hashes.get(key)
+        if known is None:
+            if len(self._key_hashes) >= KEYS_KNOWN_MAX:
+                self._key_hashes.clear()
+            known = self._key_hashes[key] = hashlib.sha256(key).digest()
+        return known
+
+    def _mark(
+        self, rows: list[tuple[LedgerRow, str, int]], before: dict[str, bytes]
+    ) -> tuple[list[Conflict], list[LedgerRow], dict[str, bytes]]:
+        """Set `occurrence` in place; the conflicts, the doubtful firsts, and the ids that are first here.
+
+        `before` are firsts that are on their way into the ledger.
 
         A record that turns out to be unreadable is no first: where the next of its id is in another group, that one may
         be written by then. Hence the doubt.
         """
         asked = {row.event_id for row, reason, _ in rows if not reason}
-        stored = {item.event_id: item for item in self._lookup(sorted(asked))} if asked else {}
-        firsts: dict[str, bytes] = {}
+        stored = {item.event_id: item for item in self._lookup(list(asked))} if asked else {}
+        firsts = {event_id: before[event_id] for event_id in asked & before.keys()}
         conflicts: list[Conflict] = []
         doubtful: dict[str, LedgerRow] = {}
         first_here: dict[str, tuple[LedgerRow, int]] = {}
@@ -220,13 +246,14 @@ class Batcher:
             rows[number] = marked, reason, schema_id
             if marked.occurrence == CONFLICT:
                 conflicts.append(Conflict(marked, first))
-        return conflicts, list(doubtful.values())
+        new_ids = {event_id: firsts[event_id] for event_id in first_here}
+        return conflicts, list(doubtful.values()), new_ids
 
     def _groups(self, rows: list[tuple[LedgerRow, str, int]]) -> list[RowGroup]:
         """Rows by schema, or by the reason why they can't be read; without those that are there already."""
         groups: dict[tuple[int, str], RowGroup] = {}
         for row, reason, schema_id in rows:
-            if self._is_there(row):
+            if self._unfinished[row.place] and self._is_there(row):
                 continue
             group = groups.get((schema_id, reason))
             if group is None:

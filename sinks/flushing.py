@@ -67,12 +67,19 @@ class Flusher:
         self._open_places.discard(place)
         self._batcher.close_log(place)
 
-    def flush(self, records: list[SourceRecord]) -> Batch:
-        """Write the records, once. After a StoreError, `reopen` and ask again: nothing is skipped, nothing doubled."""
+    def prepare(self, records: list[SourceRecord], behind: Batch | None = None) -> Batch:
+        """The batch of these records, for `flush`. May be called while another thread flushes `behind`: then it holds
+        only if that flush returns `behind` itself. Raises StoreError."""
+        return self._batcher.batch(records, behind)
+
+    def flush(self, records: list[SourceRecord], prepared: Batch | None = None) -> Batch:
+        """Write the records, once; the batch that was written. After a StoreError, `reopen` and ask again, without
+        what was prepared: nothing is skipped, nothing doubled."""
         batch_time_us = max(0, records[0].timestamp_ms) * 1000
         trials = 0
         while True:
-            batch = self._batcher.batch(records)
+            batch = prepared or self._batcher.batch(records)
+            prepared = None
             unreadable = [(row, reason) for row in batch.doubtful if (reason := self._unreadable(row))]
             if unreadable:
                 self._refuse(unreadable)

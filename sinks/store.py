@@ -208,7 +208,7 @@ class ClickHouseLedgerStore:
 
     def lookup(self, event_ids: Sequence[str]) -> list[StoredId]:
         """Those of the ids that are in the ledger as `first`."""
-        ids = b"".join(bytes.fromhex(event_id.replace("-", "")) for event_id in event_ids)
+        ids = bytes.fromhex("".join(event_ids).replace("-", ""))
         rows = self._query(
             "SELECT toString(event_id), topic, toString(topic_id), partition, log_index, value_sha256 "
             f"FROM {LEDGER} WHERE UUIDToNum(event_id) IN (SELECT id FROM asked) "

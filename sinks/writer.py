@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,7 @@ from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import BrokerError, LedgerConflictError, StoreError
 from agentledger.schemas.ports import Clock
 from agentledger.schemas.topics import LEDGER_TOPICS
-from agentledger.sinks.batching import SourceRecord
+from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import Announcer
 from agentledger.sinks.flushing import Flusher
 from agentledger.sinks.rows import LogPlace
@@ -80,7 +81,8 @@ def now_us() -> int:
 
 
 class Writer:
-    """One consumer, one store. Single-threaded: what is assigned can't change during a flush."""
+    """One consumer, one store. While a thread writes one flush, the next is read and prepared; what is assigned doesn't
+    change during a flush, because a rebalance waits for its end."""
 
     def __init__(
         self, config: WriterConfig, stop: threading.Event, store: LedgerStore | None = None, clock: Clock = now_us
@@ -96,6 +98,9 @@ class Writer:
         self._flusher = Flusher(self._store, registry, announcer.announce, clock)
         self._topic_ids: dict[str, str] = {}
         self._places: dict[tuple[str, int], LogPlace] = {}
+        self._flushing = ThreadPoolExecutor(1, "flush")
+        self._running: Future[Batch] | None = None
+        self._expected: Batch | None = None  # what the running flush writes if nothing goes wrong
         self._logged_at = time.monotonic()
         self._written = 0
         self._consumer = Consumer(
@@ -119,10 +124,14 @@ class Writer:
         try:
             while not self._stop.is_set():
                 records = self._read()
+                prepared = self._prepare(records) if records else None
+                if records or (self._running is not None and self._running.done()):
+                    went_as_expected = self._finish()
                 if records:
-                    self._flush(records)
-                    self._report(len(records))
+                    self._start(records, prepared if went_as_expected else None)
+            self._finish()
         finally:
+            self._flushing.shutdown()
             self._consumer.close()
             self._flusher.close()
 
@@ -162,10 +171,41 @@ class Writer:
             return None  # taken from us while it was on its way: whoever has the log now reads it again
         return SourceRecord(place, offset, message.timestamp()[1], key, headers, message.value())
 
-    def _flush(self, records: list[SourceRecord]) -> None:
-        """Write one batch, however often that has to be tried."""
-        batch = self._patiently(lambda: self._flusher.flush(records), self._flusher.reopen)
+    def _prepare(self, records: list[SourceRecord]) -> Batch | None:
+        """The batch behind the one that is being written; None where it can't be known yet: then the flush makes it."""
+        if self._running is not None and self._expected is None:
+            return None
+        try:
+            return self._flusher.prepare(records, self._expected)
+        except StoreError as error:
+            log.debug("not prepared: %s", error)
+            return None
+
+    def _start(self, records: list[SourceRecord], prepared: Batch | None) -> None:
+        """Begin to write one batch, however often that has to be tried."""
+        first_try = [prepared]
+        self._expected = prepared
+        self._running = self._flushing.submit(
+            self._patiently,
+            lambda: self._flusher.flush(records, first_try.pop() if first_try else None),
+            self._flusher.reopen,
+        )
+
+    def _finish(self) -> bool:
+        """Wait for the running flush. False if it didn't write what was expected: then what was prepared is void."""
+        if self._running is None:
+            return True
+        running, expected = self._running, self._expected
+        self._running = self._expected = None
+        batch = running.result()
+        self._committed(batch)
+        return batch is expected
+
+    def _committed(self, batch: Batch) -> None:
         self._written += batch.rows
+        self._report(batch.rows)
+        if not batch.entries:
+            return
         offsets = [
             TopicPartition(entry.place.topic, entry.place.partition, entry.after.next_offset) for entry in batch.entries
         ]
@@ -194,6 +234,7 @@ class Writer:
                 wait_s, retrying = min(RETRY_S_MAX, wait_s * 2), True
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._finish()
         self._topic_ids.clear()  # a topic that was deleted and made again since is another one
         places = [self._place(partition.topic, partition.partition) for partition in partitions]
         self._patiently(lambda: self._store.claim(places, self._clock()))
@@ -208,6 +249,7 @@ class Writer:
         _say_ready()
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._finish()
         for partition in partitions:
             place = self._places.pop((partition.topic, partition.partition), None)
             if place is not None:

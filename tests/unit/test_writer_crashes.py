@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -88,6 +89,10 @@ def logs(draw: st.DrawFn, *, share_ids: bool) -> dict[LogPlace, list[SourceRecor
     return made
 
 
+def take(records: list[SourceRecord], count: int) -> tuple[list[SourceRecord], list[SourceRecord]]:
+    return records[:count], records[count:]
+
+
 class Run:
     """One ledger, and writers that come and go."""
 
@@ -123,12 +128,17 @@ class Run:
             for place in PLACES:
                 position = flusher.open(place)
                 waiting += [record for record in self.source[place] if record.offset >= position.next_offset]
-            number = 0
-            while waiting:
-                size = sizes[number % len(sizes)]
-                number += 1
-                self.flush(flusher, waiting[:size])
-                waiting = waiting[size:]
+            size = itertools.cycle(sizes)
+            expected = None
+            records, waiting = take(waiting, next(size))
+            while records:
+                following, waiting = take(waiting, next(size))
+                if expected is None:
+                    expected = flusher.prepare(records)
+                prepared = flusher.prepare(following, expected) if following else None  # as the writer does meanwhile
+                written = self.flush(flusher, records, expected)
+                expected = prepared if written is expected else None
+                records = following
         finally:
             flusher.close()
 
@@ -141,12 +151,12 @@ class Run:
                 return
         raise AssertionError("more crashes than lives")
 
-    def flush(self, flusher: Flusher, records: list[SourceRecord]) -> None:
+    def flush(self, flusher: Flusher, records: list[SourceRecord], prepared: Batch | None) -> Batch:
         while True:
             try:
-                flusher.flush(records)
-                return
+                return flusher.flush(records, prepared)
             except StoreError:
+                prepared = None
                 flusher.reopen()
 
     def outcome(self) -> Outcome:
