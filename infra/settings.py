@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     )
     schema_registry_basic_auth: SecretStr = Field(SecretStr(""), description="user:password for the registry.")
     tenant_id: str = Field("default", min_length=1, max_length=200, description="Tenant of what this machine records.")
-    writer_batch_rows_max: int = Field(20_000, ge=1, le=200_000, description="Records in one flush to ClickHouse.")
+    writer_batch_rows_max: int = Field(50_000, ge=1, le=200_000, description="Records in one flush to ClickHouse.")
     writer_linger_ms_max: int = Field(
         250, ge=0, le=60_000, description="Longest wait for a flush to fill, milliseconds."
     )

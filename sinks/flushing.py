@@ -20,6 +20,8 @@ from agentledger.sinks.store import LedgerStore, LogPosition, RowsRefusedError
 from agentledger.sinks.tables import typed_columns
 
 INSERTS_AT_A_TIME = 2  # ClickHouse reads Avro with one core per INSERT; more would starve queries on a small server
+ROWS_PER_INSERT_MIN = 4_000  # fewer rows make one part: merging parts later costs more than a second core saves
+GROUPS_PER_INSERT_MAX = 12  # each adds a SELECT of some 4 kB to the statement, which ClickHouse bounds to 128 KiB
 TRIALS_MAX = 100  # records that only ClickHouse can't read, in one flush, before it waits: then it isn't the records
 REASON_CHARACTERS_MAX = 200
 
@@ -103,25 +105,28 @@ class Flusher:
             self._batcher.refuse(row, reason)
 
     def _insert_all(self, groups: list[RowGroup], batch_time_us: int) -> None:
-        """All groups, several at a time, the largest first. The first failure is raised when all have ended."""
-        largest_first = sorted(groups, key=lambda group: -len(group.rows))
-        futures = [self._inserting.submit(self._insert, group, batch_time_us) for group in largest_first]
+        """All groups. The first failure is raised when all INSERTs have ended."""
+        futures = [self._inserting.submit(self._insert, load, batch_time_us) for load in shared_out(groups)]
         wait(futures)  # none may still be writing when the next step looks at what is written
         for future in futures:
             future.result()
 
-    def _insert(self, group: RowGroup, batch_time_us: int) -> None:
+    def _insert(self, load: list[RowGroup], batch_time_us: int) -> None:
         try:
-            self._store.insert(group, batch_time_us)
+            self._store.insert(load, batch_time_us)
         except RowsRefusedError as error:
-            if group.schema is None:
-                raise StoreError(f"ClickHouse refuses unreadable records as they are: {error}") from None
-            found = [(row, reason) for row in group.rows if (reason := self._unreadable(row))]
+            readable = [group for group in load if group.schema is not None]
+            found = [(row, reason) for group in readable for row in group.rows if (reason := self._unreadable(row))]
             if found:
                 raise _GroupRefusedError(found) from None
             if error.is_memory:  # what decodes isn't huge: it's the server that has too little left
                 raise StoreError(f"ClickHouse is short of memory: {error}") from None
-            raise _GroupRefusedError(self._refused_row(group, batch_time_us, str(error)), by_trial=True) from None
+            for group in readable:
+                if self._is_refused(group, batch_time_us):
+                    raise _GroupRefusedError(
+                        self._refused_row(group, batch_time_us, str(error)), by_trial=True
+                    ) from None
+            raise StoreError(f"ClickHouse refuses records together that it takes by type: {error}") from None
 
     def _unreadable(self, row: LedgerRow) -> str:
         """Why the value can't be read as an event, found by decoding it; empty where it can."""
@@ -144,7 +149,7 @@ class Flusher:
 
     def _is_refused(self, group: RowGroup, batch_time_us: int) -> bool:
         try:
-            self._store.insert(group, batch_time_us, trial=True)
+            self._store.insert([group], batch_time_us, trial=True)
         except RowsRefusedError as error:
             if error.is_memory:
                 raise StoreError(f"ClickHouse is short of memory: {error}") from None
@@ -159,6 +164,26 @@ class _GroupRefusedError(Exception):
         super().__init__(f"{len(culprits)} rows can't be read")
         self.culprits = culprits
         self.by_trial = by_trial
+
+
+def shared_out(groups: list[RowGroup]) -> list[list[RowGroup]]:
+    """The groups for one INSERT each: as few as their number of rows and groups allows, with like numbers of rows."""
+    rows = sum(len(group.rows) for group in groups)
+    inserts = max(1, min(INSERTS_AT_A_TIME, rows // ROWS_PER_INSERT_MIN))
+    share = max(1, -(-rows // inserts))
+    loads: list[list[RowGroup]] = []
+    room = 0
+    for group in groups:
+        start = 0
+        while start < len(group.rows):
+            if room == 0 or len(loads[-1]) == GROUPS_PER_INSERT_MAX:
+                loads.append([])
+                room = share
+            taken = group.rows[start : start + room]
+            loads[-1].append(group._replace(rows=taken))
+            start += len(taken)
+            room -= len(taken)
+    return loads
 
 
 _UUID_NAMES = tuple(name for name, column in typed_columns().items() if "UUID" in column.type)

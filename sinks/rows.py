@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class LedgerRow(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """Rows that one INSERT writes: all of one writer schema, or (schema None) all unreadable for one reason."""
+    """Rows in one container: all of one writer schema, or (schema None) all unreadable for one reason."""
 
     schema_id: int
     schema: Schema | None
@@ -85,10 +86,10 @@ _COLUMNS = {
     "occurrence": "CAST(reinterpretAsUInt8(substring(p_numbers, 33, 1)), "
     "'Enum8(\\'first\\' = 0, \\'duplicate\\' = 1, \\'conflict\\' = 2)')",
     "batch_time": "fromUnixTimestamp64Micro({batch_time_us:Int64}, 'UTC')",
-    "event_type": "{event_type:String}",
-    "poison_reason": "{poison_reason:String}",
-    "schema_id": "{schema_id:UInt32}",
-    "schema_sha256": "unhex({schema_sha256:String})",
+    "event_type": "{group_event_type:String}",
+    "poison_reason": "{group_poison_reason:String}",
+    "schema_id": "{group_schema_id:UInt32}",
+    "schema_sha256": "unhex({group_schema_sha256:String})",
     "key": "p_key",
     "headers": "p_headers",
     "key_sha256": "toFixedString(substring(p_hashes, 1, 32), 32)",
@@ -111,26 +112,56 @@ def body_fields(group: RowGroup) -> list[Schema]:
     return [] if group.schema is None else list(group.schema["fields"])
 
 
-def insert_statement(group: RowGroup, table: str, fence: str = "1") -> str:
-    """The INSERT of a group into a table; its parameters come from `insert_parameters`, its data from `container`.
+def insert_statement(groups: Sequence[RowGroup], table: str, fence: str = "1") -> str:
+    """One INSERT of all groups into a table, which makes one part of them: parts that need not be merged cost nothing.
 
+    Group N comes as the external table `gN` (`input_structure`, `container`); parameters are `insert_parameters`.
     `fence` is a condition that is worked out once per INSERT.
     """
-    typed = typed_columns()
-    fields = [field["name"] for field in body_fields(group) if field["name"] in typed]
-    structure = ", ".join([_INPUT, *(f"`{name}` {typed[name].input_type}" for name in fields), "p_end FixedString(16)"])
-    columns = ", ".join([f"`{name}`" for name in (*_COLUMNS, *fields)])
-    values = ", ".join(
-        [*(f"{value} AS o_{name}" for name, value in _COLUMNS.items()), *(f"`{name}`" for name in fields)]
-    )
-    escaped = structure.replace("\\", "\\\\").replace("'", "\\'")
+    present = {name for group in groups for name in _typed_names(group)}
+    names = [name for name in typed_columns() if name in present]
+    columns = ", ".join(f"`{name}`" for name in (*_COLUMNS, *names))
+    selects = [
+        _select(number, group, names, fence if number == 0 else "1") for number, group in enumerate(groups)
+    ]  # fmt: skip
+    return f"INSERT INTO {table} ({columns}) " + " UNION ALL ".join(selects)
+
+
+def _select(number: int, group: RowGroup, names: list[str], fence: str) -> str:
+    own = _typed_names(group)
+    values = [value.replace("{group_", f"{{g{number}_") for value in _COLUMNS.values()]
+    values += [f"`{name}`" if name in own else _nothing(name) for name in names]
+    # Names of their own: columns of one name must have one type, and nothing is a value of many types.
+    named = ", ".join(f"{value} AS _{place}" for place, value in enumerate(values))
     return (
-        f"INSERT INTO {table} ({columns}) SELECT {values} FROM input('{escaped}') "
-        f"WHERE {fence} "
+        f"SELECT {named} FROM g{number} WHERE {fence} "
         f"AND throwIf(p_end != concat(unhex({{nonce:String}}), substring(p_numbers, 1, 8)), '{SHIFTED}') = 0 "
-        f"AND throwIf(NOT isValidUTF8({_all_texts(fields)}), '{NOT_TEXT}') = 0 "
-        "FORMAT Avro"
+        f"AND throwIf(NOT isValidUTF8({_all_texts(own)}), '{NOT_TEXT}') = 0"
     )
+
+
+def _typed_names(group: RowGroup) -> list[str]:
+    typed = typed_columns()
+    return [field["name"] for field in body_fields(group) if field["name"] in typed]
+
+
+def _nothing(name: str) -> str:
+    """What a column holds in rows whose record has no such field. Short: ClickHouse bounds the statement to 128 KiB."""
+    kind = typed_columns()[name].input_type
+    if kind.startswith("Nullable"):
+        return "NULL"
+    return "''" if kind == "String" else f"defaultValueOfTypeName('{_escaped(kind)}')"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def input_structure(group: RowGroup) -> str:
+    """The columns of a group's container, as ClickHouse is told them."""
+    typed = typed_columns()
+    fields = (f"`{name}` {typed[name].input_type}" for name in _typed_names(group))
+    return ", ".join([_INPUT, *fields, "p_end FixedString(16)"])
 
 
 def _all_texts(names: list[str]) -> str:
@@ -150,16 +181,17 @@ def _all_texts(names: list[str]) -> str:
     return f"concatWithSeparator('\\n', {', '.join(parts)})"
 
 
-def insert_parameters(group: RowGroup, nonce: bytes, batch_time_us: int) -> dict[str, Any]:
+def insert_parameters(groups: Sequence[RowGroup], nonce: bytes, batch_time_us: int) -> dict[str, Any]:
     """The server-side parameters of `insert_statement`."""
-    return {
-        "nonce": nonce.hex(),
-        "batch_time_us": batch_time_us,
-        "event_type": group.schema["name"] if group.schema else "",
-        "poison_reason": group.poison_reason,
-        "schema_id": group.schema_id,
-        "schema_sha256": group.schema_sha256.hex(),
-    }
+    parameters: dict[str, Any] = {"nonce": nonce.hex(), "batch_time_us": batch_time_us}
+    for number, group in enumerate(groups):
+        parameters |= {
+            f"g{number}_event_type": group.schema["name"] if group.schema else "",
+            f"g{number}_poison_reason": group.poison_reason,
+            f"g{number}_schema_id": group.schema_id,
+            f"g{number}_schema_sha256": group.schema_sha256.hex(),
+        }
+    return parameters
 
 
 def container(group: RowGroup, nonce: bytes) -> bytes:

@@ -15,7 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.external import ExternalData
 
 from agentledger.schemas.errors import LedgerConflictError, StoreError
-from agentledger.sinks.rows import LogPlace, RowGroup, container, insert_parameters, insert_statement
+from agentledger.sinks.rows import LogPlace, RowGroup, container, input_structure, insert_parameters, insert_statement
 from agentledger.sinks.tables import BATCHES, CLAIMS, LEDGER, TRIAL
 
 # Look-ups of ids go through the projection by_event_id row by row, in tables of any size: by default ClickHouse reads a
@@ -122,8 +122,8 @@ class LedgerStore(Protocol):
     def lookup(self, event_ids: Sequence[str]) -> list[StoredId]:
         """Those of the ids that are in the ledger as `first`."""
 
-    def insert(self, group: RowGroup, batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the group or none; a trial only reads them. Raises RowsRefusedError where it can't."""
+    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the groups or none; a trial only reads them. Raises RowsRefusedError where it can't."""
 
     def commit(self, entries: Sequence[BatchEntry], batch_time_us: int, written_at_us: int) -> None:
         """Say that a flush is finished: all its logs at once."""
@@ -221,14 +221,20 @@ class ClickHouseLedgerStore:
             for event_id, topic, topic_id, partition, index, value_sha256 in rows
         ]
 
-    def insert(self, group: RowGroup, batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the group or none; a trial only reads them. Raises RowsRefusedError where it can't."""
+    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the groups or none; a trial only reads them. Raises RowsRefusedError where it can't."""
         nonce = os.urandom(8)
+        containers = ExternalData()
+        for number, group in enumerate(groups):
+            containers.add_file(
+                file_name=f"g{number}", data=container(group, nonce), fmt="Avro", structure=input_structure(group)
+            )
+        fence = "1" if trial else self._claimed({row.place for group in groups for row in group.rows})
         try:
-            self._client().command(
-                insert_statement(group, TRIAL) if trial else insert_statement(group, LEDGER, self._fence(group)),
-                parameters=insert_parameters(group, nonce, batch_time_us),
-                data=container(group, nonce),
+            self._client().raw_query(
+                insert_statement(groups, TRIAL if trial else LEDGER, fence),
+                parameters=insert_parameters(groups, nonce, batch_time_us),
+                external_data=containers,
                 settings={**INSERT_SETTINGS, "query_id": f"{QUERY_ID_PREFIX}{uuid.uuid4()}"},
             )
         except (ClickHouseError, OSError) as error:
@@ -238,9 +244,6 @@ class ClickHouseLedgerStore:
                 if error.code in MEMORY_ERRORS:
                     raise RowsRefusedError(_first_line(error), is_memory=True) from None
             raise self._failed(error) from None
-
-    def _fence(self, group: RowGroup) -> str:
-        return self._claimed({row.place for row in group.rows})
 
     def _claimed(self, places: Iterable[LogPlace]) -> str:
         """A condition that throws where one of the logs has another writer by now; worked out once per query."""

@@ -187,4 +187,5 @@ def _create_ledger(columns: list[str]) -> str:
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(batch_time)
 ORDER BY (tenant_id, agent_id, ledger_time)
+SETTINGS merge_selector_base = 10
 COMMENT 'The trail: every record of every log, with its exact bytes and its leaf; read the views, not this'"""

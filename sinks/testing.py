@@ -43,11 +43,20 @@ def no_fault(_step: str) -> None:
 
 
 class FakeLedgerStore:
-    """A LedgerStore on a FakeLedger. `fault` is told "before insert", "after insert" and so on, and may raise."""
+    """A LedgerStore on a FakeLedger. `fault` is told "before insert", "after insert" and so on, and may raise.
 
-    def __init__(self, ledger: FakeLedger | None = None, fault: Callable[[str], None] = no_fault) -> None:
+    `refuses` says of a value that decodes that ClickHouse can't read it all the same.
+    """
+
+    def __init__(
+        self,
+        ledger: FakeLedger | None = None,
+        fault: Callable[[str], None] = no_fault,
+        refuses: Callable[[bytes], bool] = lambda _value: False,
+    ) -> None:
         self.ledger = ledger if ledger is not None else FakeLedger()
         self._fault = fault
+        self._refuses = refuses
         self._codec = Codec(open_registry())
 
     def claim(self, places: Sequence[LogPlace], at_us: int) -> None:
@@ -80,21 +89,24 @@ class FakeLedgerStore:
             if item.event_type and item.row.occurrence == FIRST and item.row.event_id in asked
         ]
 
-    def insert(self, group: RowGroup, batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the group or none. Raises RowsRefusedError, LedgerConflictError."""
+    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the groups or none. Raises RowsRefusedError, LedgerConflictError."""
+        rows = [row for group in groups for row in group.rows]
         if not trial:
             self._fault("before insert")
-            self._check_holder(group.rows[0].place, *(row.place for row in group.rows))
-        if group.schema is not None:
-            for row in group.rows:
-                self._read(row)
+            self._check_holder(*(row.place for row in rows))
+        for group in groups:
+            if group.schema is not None:
+                for row in group.rows:
+                    self._read(row)
         if trial:
             return
-        kind = str(group.schema["name"]) if group.schema is not None else ""
-        self.ledger.rows += [
-            FakeRow(row, group.schema_id, group.schema_sha256, kind, group.poison_reason, batch_time_us)
-            for row in group.rows
-        ]
+        for group in groups:
+            kind = str(group.schema["name"]) if group.schema is not None else ""
+            self.ledger.rows += [
+                FakeRow(row, group.schema_id, group.schema_sha256, kind, group.poison_reason, batch_time_us)
+                for row in group.rows
+            ]
         self._fault("after insert")
 
     def commit(self, entries: Sequence[BatchEntry], batch_time_us: int, written_at_us: int) -> None:
@@ -115,6 +127,8 @@ class FakeLedgerStore:
             raise RowsRefusedError(str(error)) from None
         if wrong:
             raise RowsRefusedError(f"{wrong} is not a UUID")
+        if self._refuses(row.value or b""):
+            raise RowsRefusedError("refused as the test asks")
 
 
 def _log(place: LogPlace) -> tuple[str, int]:

@@ -71,7 +71,7 @@ class WriterConfig:
     schema_registry_url: str = ""
     schema_registry_auth: str = field(default="", repr=False)
     kafka_instance: str = ""  # tells brokers without topic ids apart: a mock cluster begins anew at each start
-    batch_rows_max: int = 20_000
+    batch_rows_max: int = 50_000  # a part of the table each: fewer, larger parts need fewer merges
     linger_ms_max: int = 250
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,23 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import load_settings
 from agentledger.infra.stack import Endpoints, Stack, StackConfig
 from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.events import Event
+from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher
 from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.tables import typed_columns
 from tests.bench.report import Figure
 from tests.bench.sample import sample_records
 from tests.bench.worker import cpu_seconds
 
-EVENTS_WRITTEN = 300_000
-EVENTS_COMPARED = 100_000
-BATCH = 20_000
+EVENTS_WRITTEN = 400_000
+EVENTS_COMPARED = 200_000
+BATCH = 50_000  # as many rows at a time as the writer takes
 PARTITIONS = 4
 WAIT_S_MAX = 240
+EVIDENCE_COLUMNS = [
+    "topic", "partition", "offset", "log_index", "ledger_time", "batch_time", "event_type",
+    "key", "key_sha256", "headers_sha256", "value_sha256", "leaf_hash", "raw",
+]  # fmt: skip
 
 
 def measure(folder: Path) -> list[Figure]:
@@ -91,10 +98,10 @@ def writer(endpoints: Endpoints, folder: Path, client: Any) -> tuple[float, floa
 
 
 def decode_and_insert(kafka: dict[str, str], client: Any) -> float:
-    """Events per second of the plain way: consume, decode with fastavro, `client.insert` of the typed columns."""
+    """Events per second of the plain way to the same rows: consume, decode with fastavro, hash, `client.insert`."""
     client.command("CREATE TABLE agentledger.bench_decoded AS agentledger.ledger")
-    columns = list(typed_columns())
-    codec = Codec(open_registry())
+    typed = list(typed_columns())
+    codec, hashers = Codec(open_registry()), [LeafHasher(bytes(16), partition) for partition in range(PARTITIONS)]
     consumer = Consumer({**kafka, "group.id": "bench", "enable.auto.commit": False})
     consumer.assign([TopicPartition(EVENTS.name, partition, 0) for partition in range(PARTITIONS)])
     count, began = 0, 0.0
@@ -104,9 +111,10 @@ def decode_and_insert(kafka: dict[str, str], client: Any) -> float:
         by_type: dict[str, list[dict[str, Any]]] = {}
         for message in messages:
             event = codec.decode(message.value())
-            by_type.setdefault(type(event).__name__, []).append(_fields(event))
+            row = _fields(event) | _evidence(message, event, hashers[message.partition()])
+            by_type.setdefault(type(event).__name__, []).append(row)
         for rows in by_type.values():
-            names = [name for name in columns if name in rows[0]]
+            names = [name for name in [*EVIDENCE_COLUMNS, *typed] if name in rows[0]]
             client.insert("agentledger.bench_decoded", [[row[name] for name in names] for row in rows], names)
         count += len(messages)
     consumer.close()
@@ -118,6 +126,18 @@ def _fields(event: Any) -> dict[str, Any]:
     fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
     fields["occurred_at"] = datetime.fromtimestamp(event.occurred_at / 1e6, UTC)
     return fields
+
+
+def _evidence(message: Message, event: Event, hasher: LeafHasher) -> dict[str, Any]:
+    """Place, hashes and exact bytes of a record. It looks for no duplicates, which the writer does."""
+    value, key, offset = message.value() or b"", message.key() or b"", message.offset() or 0
+    time_us = message.timestamp()[1] * 1000
+    value_hash, key_hash = hashlib.sha256(value).digest(), hashlib.sha256(key).digest()
+    leaf = hasher.leaf(offset, offset, time_us, event.event_id.encode(), bytes(32), key_hash, EMPTY_SHA256, value_hash)
+    moment = datetime.fromtimestamp(time_us / 1e6, UTC)
+    hashes = key_hash, EMPTY_SHA256, value_hash, leaf
+    place = message.topic(), message.partition(), offset, offset, moment, moment, type(event).__name__
+    return dict(zip(EVIDENCE_COLUMNS, (*place, key, *hashes, value), strict=True))
 
 
 def insert_native(client: Any) -> float:

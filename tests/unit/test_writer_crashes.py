@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import threading
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from agentledger.schemas.errors import StoreError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.schemas.hashing import headers_digest
 from agentledger.sinks.batching import Batch, SourceRecord
-from agentledger.sinks.flushing import Flusher
-from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace
+from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, ROWS_PER_INSERT_MIN, Flusher, shared_out
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
 REGISTRY = open_registry()
@@ -102,15 +103,18 @@ class Run:
         self.dead_letters: set[tuple[LogPlace, int]] = set()
         self.conflicts: set[tuple[LogPlace, int]] = set()
         self.steps_left: list[tuple[int, type[Exception]]] = []
+        self.refused: set[bytes] = set()  # values that decode and that the store can't read all the same
+        self._lock = threading.Lock()  # two INSERTs of a large flush may ask at the same time
 
     def fault(self, step: str) -> None:
         """Raise when the next planned fault is due. Also called around announcing."""
-        if self.steps_left:
-            count, kind = self.steps_left[0]
-            if count == 0:
-                self.steps_left.pop(0)
-                raise kind(step)
-            self.steps_left[0] = count - 1, kind
+        with self._lock:
+            if self.steps_left:
+                count, kind = self.steps_left[0]
+                if count == 0:
+                    self.steps_left.pop(0)
+                    raise kind(step)
+                self.steps_left[0] = count - 1, kind
 
     def announce(self, batch: Batch) -> None:
         self.fault("before announcing")
@@ -120,7 +124,7 @@ class Run:
 
     def live(self, sizes: list[int]) -> None:
         """A writer's life: from where the ledger stands to the end of the logs, in flushes of these sizes."""
-        store = FakeLedgerStore(self.ledger, self.fault)
+        store = FakeLedgerStore(self.ledger, self.fault, self.refused.__contains__)
         store.claim(PLACES, NOW_US)
         flusher = Flusher(store, REGISTRY, self.announce, lambda: NOW_US)
         try:
@@ -259,3 +263,39 @@ def test_a_schema_that_becomes_known_while_the_writer_is_down_is_no_conflict() -
     assert len(run.ledger.rows) == 1
     assert run.ledger.batches[-1].after.next_index == 1
     assert run.dead_letters == {(PLACES[0], 0)}
+
+
+@given(st.lists(st.integers(0, 30), unique=True, max_size=4), FLUSH_SIZES, FAULTS, LIVES)
+def test_a_record_that_only_clickhouse_cannot_read_is_found_alone(
+    refused: list[int], sizes: list[int], faults: list[tuple[int, type[Exception]]], lives: list[list[int]]
+) -> None:
+    def run() -> Run:
+        kinds = itertools.cycle([ModelCallCompleted, RunStarted, ModelCallCompleted])
+        values = [CODEC.encode(event(number, kind)) for number, kind in zip(range(31), kinds, strict=False)]
+        made = Run({place: [] for place in PLACES})
+        made.source[PLACES[0]] = [SourceRecord(PLACES[0], n, 1, b"", None, value) for n, value in enumerate(values)]
+        made.refused = {values[number] for number in refused}
+        return made
+
+    undisturbed, disturbed = run(), run()
+    undisturbed.live(sizes)
+    disturbed.live_on(faults, lives)
+    assert undisturbed.dead_letters == {(PLACES[0], number) for number in refused}
+    assert len(undisturbed.ledger.rows) == 31
+    assert disturbed.outcome() == undisturbed.outcome()
+
+
+def a_group(schema_id: int, rows: int) -> RowGroup:
+    row = LedgerRow(PLACES[0], 0, 0, 0, FIRST, b"", b"", b"", b"", "")
+    return RowGroup(schema_id, None, b"", "", [row._replace(offset=offset) for offset in range(rows)])
+
+
+@given(st.lists(st.integers(1, 9_000), max_size=40))
+def test_groups_are_shared_out_whole_and_evenly(sizes: list[int]) -> None:
+    groups = [a_group(number, size) for number, size in enumerate(sizes)]
+    loads = shared_out(groups)
+    spread = [(group.schema_id, row.offset) for load in loads for group in load for row in group.rows]
+    assert spread == [(group.schema_id, row.offset) for group in groups for row in group.rows]
+    assert all(len(load) <= GROUPS_PER_INSERT_MAX for load in loads)
+    if sum(sizes) < 2 * ROWS_PER_INSERT_MIN and len(sizes) <= GROUPS_PER_INSERT_MAX:
+        assert len(loads) == bool(sizes)
