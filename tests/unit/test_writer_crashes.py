@@ -16,6 +16,7 @@ from agentledger.schemas.errors import StoreError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.schemas.hashing import headers_digest
 from agentledger.sinks.batching import Batch, SourceRecord
+from agentledger.sinks.dead_letters import announcements
 from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, ROWS_PER_INSERT_MIN, Flusher, shared_out
 from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
@@ -36,6 +37,7 @@ class Outcome(NamedTuple):
     rows: dict[tuple[LogPlace, int], tuple[object, ...]]
     dead_letters: set[tuple[LogPlace, int]]
     conflicts: set[tuple[LogPlace, int]]
+    announced: set[tuple[object, ...]]
     batches: list[tuple[LogPlace, int]]
 
 
@@ -102,6 +104,7 @@ class Run:
         self.ledger = FakeLedger()
         self.dead_letters: set[tuple[LogPlace, int]] = set()
         self.conflicts: set[tuple[LogPlace, int]] = set()
+        self.announced: set[tuple[object, ...]] = set()  # a repetition has the same key and bytes
         self.steps_left: list[tuple[int, type[Exception]]] = []
         self.refused: set[bytes] = set()  # values that decode and that the store can't read all the same
         self._lock = threading.Lock()  # two INSERTs of a large flush may ask at the same time
@@ -120,6 +123,7 @@ class Run:
         self.fault("before announcing")
         self.dead_letters |= {(row.place, row.offset) for row, _ in batch.unreadable}
         self.conflicts |= {(conflict.row.place, conflict.row.offset) for conflict in batch.conflicts}
+        self.announced |= {(topic, key, value, *headers) for topic, key, value, headers in announcements(batch, CODEC)}
         self.fault("after announcing")
 
     def live(self, sizes: list[int]) -> None:
@@ -173,7 +177,7 @@ class Run:
         }  # fmt: skip
         assert len(rows) == len(self.ledger.rows), "a place of the log is there twice"
         last = {entry.place: entry.after.next_index for entry in self.ledger.batches}
-        return Outcome(rows, self.dead_letters, self.conflicts, sorted(last.items()))
+        return Outcome(rows, self.dead_letters, self.conflicts, self.announced, sorted(last.items()))
 
 
 FLUSH_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=4)
