@@ -10,6 +10,7 @@ from typing import Any
 
 import rfc8785
 
+ID_CHARACTERS = 36  # of an event id in its canonical form
 LEAF_DOMAIN = b"agentledger.leaf.v1"
 _NEEDS_CARE = re.compile(r"\d[.eE]|\d{16}")  # a float or an integer beyond 2**53 may stand here
 _LENGTH = struct.Struct(">I")
@@ -51,7 +52,8 @@ class LeafHasher:
     before it as a 32-bit big-endian integer, integers big-endian and of fixed width.
     """
 
-    _numbers = struct.Struct(">IqIqIq")
+    _parts = struct.Struct(">IqIqIqI36sI32sI32sI32sI32s")
+    _numbers = struct.Struct(">IqIqIqI")
     _hashes = struct.Struct(">I32sI32sI32sI32s")
 
     def __init__(self, topic_id: bytes, partition: int) -> None:
@@ -71,13 +73,13 @@ class LeafHasher:
         value_sha256: bytes,
     ) -> bytes:
         """The 32 bytes of the leaf. `event_id` is the id's text, or empty where the record has none."""
-        return hashlib.sha256(
-            self._prefix
-            + self._numbers.pack(8, offset, 8, log_index, 8, ledger_time_us)
-            + _LENGTH.pack(len(event_id))
-            + event_id
-            + self._hashes.pack(32, schema_sha256, 32, key_sha256, 32, headers_sha256, 32, value_sha256)
-        ).digest()
+        hashes = 32, schema_sha256, 32, key_sha256, 32, headers_sha256, 32, value_sha256
+        numbers = 8, offset, 8, log_index, 8, ledger_time_us, len(event_id)
+        if len(event_id) == ID_CHARACTERS:  # nearly all: at once
+            parts = self._parts.pack(*numbers, event_id, *hashes)
+        else:
+            parts = self._numbers.pack(*numbers) + event_id + self._hashes.pack(*hashes)
+        return hashlib.sha256(self._prefix + parts).digest()
 
 
 def headers_digest(headers: list[tuple[str, bytes | None]] | None) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 
 from agentledger.schemas import Codec
 from agentledger.schemas.errors import CodecError, StoreError
@@ -19,8 +18,6 @@ from agentledger.sinks.rows import LedgerRow, LogPlace, RowGroup
 from agentledger.sinks.store import LedgerStore, LogPosition, RowsRefusedError
 from agentledger.sinks.tables import typed_columns
 
-INSERTS_AT_A_TIME = 2  # ClickHouse reads Avro with one core per INSERT; more would starve queries on a small server
-ROWS_PER_INSERT_MIN = 4_000  # fewer rows make one part: merging parts later costs more than a second core saves
 GROUPS_PER_INSERT_MAX = 12  # each adds a SELECT of some 4 kB to the statement, which ClickHouse bounds to 128 KiB
 TRIALS_MAX = 100  # records that only ClickHouse can't read, in one flush, before it waits: then it isn't the records
 REASON_CHARACTERS_MAX = 200
@@ -41,11 +38,6 @@ class Flusher:
         self._codec = Codec(registry)
         self._batcher = Batcher(Schemas(registry.schema_of), store.lookup)
         self._open_places: set[LogPlace] = set()
-        self._inserting = ThreadPoolExecutor(INSERTS_AT_A_TIME, "insert")
-
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._inserting.shutdown()
 
     def open(self, place: LogPlace) -> LogPosition:
         """Begin to write a log, from where the store says it stands. It must have been claimed."""
@@ -105,11 +97,9 @@ class Flusher:
             self._batcher.refuse(row, reason)
 
     def _insert_all(self, groups: list[RowGroup], batch_time_us: int) -> None:
-        """All groups. The first failure is raised when all INSERTs have ended."""
-        futures = [self._inserting.submit(self._insert, load, batch_time_us) for load in shared_out(groups)]
-        wait(futures)  # none may still be writing when the next step looks at what is written
-        for future in futures:
-            future.result()
+        """All groups, in as few INSERTs as can be: each makes a part of the table, to be merged with others later."""
+        for start in range(0, len(groups), GROUPS_PER_INSERT_MAX):
+            self._insert(groups[start : start + GROUPS_PER_INSERT_MAX], batch_time_us)
 
     def _insert(self, load: list[RowGroup], batch_time_us: int) -> None:
         try:
@@ -164,26 +154,6 @@ class _GroupRefusedError(Exception):
         super().__init__(f"{len(culprits)} rows can't be read")
         self.culprits = culprits
         self.by_trial = by_trial
-
-
-def shared_out(groups: list[RowGroup]) -> list[list[RowGroup]]:
-    """The groups for one INSERT each: as few as their number of rows and groups allows, with like numbers of rows."""
-    rows = sum(len(group.rows) for group in groups)
-    inserts = max(1, min(INSERTS_AT_A_TIME, rows // ROWS_PER_INSERT_MIN))
-    share = max(1, -(-rows // inserts))
-    loads: list[list[RowGroup]] = []
-    room = 0
-    for group in groups:
-        start = 0
-        while start < len(group.rows):
-            if room == 0 or len(loads[-1]) == GROUPS_PER_INSERT_MAX:
-                loads.append([])
-                room = share
-            taken = group.rows[start : start + room]
-            loads[-1].append(group._replace(rows=taken))
-            start += len(taken)
-            room -= len(taken)
-    return loads
 
 
 _UUID_NAMES = tuple(name for name, column in typed_columns().items() if "UUID" in column.type)

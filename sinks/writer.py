@@ -133,10 +133,10 @@ class Writer:
         finally:
             self._flushing.shutdown()
             self._consumer.close()
-            self._flusher.close()
 
     def _read(self) -> list[SourceRecord]:
-        """Records for one flush: until it is full, or the linger time is over."""
+        """Records for one flush: until it is full, or the linger time is over and none is under way that it would wait
+        for: who is behind writes large parts, which need less merging."""
         records: list[SourceRecord] = []
         size = 0
         deadline = time.monotonic() + self._config.linger_ms_max / 1000
@@ -144,15 +144,18 @@ class Writer:
             wait_s = max(0.0, deadline - time.monotonic())
             room = min(READ_ROWS_MAX, self._config.batch_rows_max - len(records))
             # A short wait at a time: a full read returns at once, and a slow one must not hold back what is here.
-            messages = self._consumer.consume(room, min(wait_s, 0.05))
+            messages = self._consumer.consume(room, min(max(wait_s, 0.01), 0.05))
             for message in messages:
                 record = self._record(message)
                 if record is not None:
                     records.append(record)
                     size += len(record.value or b"")
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and not self._is_flushing():
                 break
         return [record for record in records if self._flusher.is_open(record.place)]
+
+    def _is_flushing(self) -> bool:
+        return self._running is not None and not self._running.done()
 
     def _record(self, message: Message) -> SourceRecord | None:
         error = message.error()

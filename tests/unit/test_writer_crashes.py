@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -17,8 +17,8 @@ from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.schemas.hashing import headers_digest
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import announcements
-from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, ROWS_PER_INSERT_MIN, Flusher, shared_out
-from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
+from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, Flusher
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace, RowGroup
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
 REGISTRY = open_registry()
@@ -107,17 +107,15 @@ class Run:
         self.announced: set[tuple[object, ...]] = set()  # a repetition has the same key and bytes
         self.steps_left: list[tuple[int, type[Exception]]] = []
         self.refused: set[bytes] = set()  # values that decode and that the store can't read all the same
-        self._lock = threading.Lock()  # two INSERTs of a large flush may ask at the same time
 
     def fault(self, step: str) -> None:
         """Raise when the next planned fault is due. Also called around announcing."""
-        with self._lock:
-            if self.steps_left:
-                count, kind = self.steps_left[0]
-                if count == 0:
-                    self.steps_left.pop(0)
-                    raise kind(step)
-                self.steps_left[0] = count - 1, kind
+        if self.steps_left:
+            count, kind = self.steps_left[0]
+            if count == 0:
+                self.steps_left.pop(0)
+                raise kind(step)
+            self.steps_left[0] = count - 1, kind
 
     def announce(self, batch: Batch) -> None:
         self.fault("before announcing")
@@ -131,24 +129,21 @@ class Run:
         store = FakeLedgerStore(self.ledger, self.fault, self.refused.__contains__)
         store.claim(PLACES, NOW_US)
         flusher = Flusher(store, REGISTRY, self.announce, lambda: NOW_US)
-        try:
-            waiting: list[SourceRecord] = []
-            for place in PLACES:
-                position = flusher.open(place)
-                waiting += [record for record in self.source[place] if record.offset >= position.next_offset]
-            size = itertools.cycle(sizes)
-            expected = None
-            records, waiting = take(waiting, next(size))
-            while records:
-                following, waiting = take(waiting, next(size))
-                if expected is None:
-                    expected = flusher.prepare(records)
-                prepared = flusher.prepare(following, expected) if following else None  # as the writer does meanwhile
-                written = self.flush(flusher, records, expected)
-                expected = prepared if written is expected else None
-                records = following
-        finally:
-            flusher.close()
+        waiting: list[SourceRecord] = []
+        for place in PLACES:
+            position = flusher.open(place)
+            waiting += [record for record in self.source[place] if record.offset >= position.next_offset]
+        size = itertools.cycle(sizes)
+        expected = None
+        records, waiting = take(waiting, next(size))
+        while records:
+            following, waiting = take(waiting, next(size))
+            if expected is None:
+                expected = flusher.prepare(records)
+            prepared = flusher.prepare(following, expected) if following else None  # as the writer does meanwhile
+            written = self.flush(flusher, records, expected)
+            expected = prepared if written is expected else None
+            records = following
 
     def live_on(self, faults: list[tuple[int, type[Exception]]], lives: list[list[int]]) -> None:
         """Lives one after the other until one comes to its end."""
@@ -263,7 +258,6 @@ def test_a_schema_that_becomes_known_while_the_writer_is_down_is_no_conflict() -
     flusher = Flusher(store, Learned(), run.announce, lambda: NOW_US)
     flusher.open(PLACES[0])
     flusher.flush([first])
-    flusher.close()
     assert len(run.ledger.rows) == 1
     assert run.ledger.batches[-1].after.next_index == 1
     assert run.dead_letters == {(PLACES[0], 0)}
@@ -289,17 +283,24 @@ def test_a_record_that_only_clickhouse_cannot_read_is_found_alone(
     assert disturbed.outcome() == undisturbed.outcome()
 
 
-def a_group(schema_id: int, rows: int) -> RowGroup:
-    row = LedgerRow(PLACES[0], 0, 0, 0, FIRST, b"", b"", b"", b"", "")
-    return RowGroup(schema_id, None, b"", "", [row._replace(offset=offset) for offset in range(rows)])
+class CountingStore(FakeLedgerStore):
+    """Remembers how many groups each INSERT had."""
+
+    def __init__(self, ledger: FakeLedger) -> None:
+        super().__init__(ledger)
+        self.counts: list[int] = []
+
+    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
+        self.counts.append(len(groups))
+        super().insert(groups, batch_time_us, trial=trial)
 
 
-@given(st.lists(st.integers(1, 9_000), max_size=40))
-def test_groups_are_shared_out_whole_and_evenly(sizes: list[int]) -> None:
-    groups = [a_group(number, size) for number, size in enumerate(sizes)]
-    loads = shared_out(groups)
-    spread = [(group.schema_id, row.offset) for load in loads for group in load for row in group.rows]
-    assert spread == [(group.schema_id, row.offset) for group in groups for row in group.rows]
-    assert all(len(load) <= GROUPS_PER_INSERT_MAX for load in loads)
-    if sum(sizes) < 2 * ROWS_PER_INSERT_MIN and len(sizes) <= GROUPS_PER_INSERT_MAX:
-        assert len(loads) == bool(sizes)
+def test_a_flush_of_many_schemas_takes_several_inserts() -> None:
+    unknown = [b"\x00" + (1_000_000 + number).to_bytes(4, "big") for number in range(2 * GROUPS_PER_INSERT_MAX + 1)]
+    store = CountingStore(FakeLedger())
+    store.claim(PLACES, NOW_US)
+    flusher = Flusher(store, REGISTRY, lambda _: None, lambda: NOW_US)
+    flusher.open(PLACES[0])
+    flusher.flush([SourceRecord(PLACES[0], offset, 1, b"", None, value) for offset, value in enumerate(unknown)])
+    assert store.counts == [GROUPS_PER_INSERT_MAX, GROUPS_PER_INSERT_MAX, 1]
+    assert len(store.ledger.rows) == len(unknown)
