@@ -50,13 +50,32 @@ class Settings(BaseSettings):
     )
     schema_registry_basic_auth: SecretStr = Field(SecretStr(""), description="user:password for the registry.")
     tenant_id: str = Field("default", min_length=1, max_length=200, description="Tenant of what this machine records.")
+    prices_file: Path | None = Field(
+        None, description="Price file (YAML) whose prices come before the shipped ones; empty: those alone."
+    )
+    rules_file: Path | None = Field(
+        None, description="Rules file (YAML) of anomaly alerts in place of the shipped one; empty: that."
+    )
     writer_batch_rows_max: int = Field(50_000, ge=1, le=200_000, description="Records in one flush to ClickHouse.")
     writer_linger_ms_max: int = Field(
         250, ge=0, le=60_000, description="Longest wait for a flush to fill, milliseconds."
     )
+    signer_dir: Path | None = Field(
+        None, description="The signer's own folder: keys and state; empty: DATA_DIR/signer."
+    )
+    checkpoints_dir: Path | None = Field(
+        None,
+        description="Folder for signed checkpoints, where the database's administrators can't write; empty: DATA_DIR/checkpoints.",
+    )
+    signer_interval_s: float = Field(5.0, ge=0.2, le=3600, description="Time between two signed checkpoints, seconds.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
     query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
+
+    @field_validator("prices_file", "rules_file", "signer_dir", "checkpoints_dir", mode="before")
+    @classmethod
+    def _is_a_path_or_none(cls, path: object) -> object:
+        return path or None
 
     @field_validator("clickhouse_url", "schema_registry_url")
     @classmethod
@@ -73,6 +92,14 @@ class Settings(BaseSettings):
             if not host or not port.isdigit():
                 raise ValueError(f"{server!r} is not host:port")
         return servers.replace(" ", "")
+
+    def signer_folder(self) -> Path:
+        """Where the signer keeps its keys and its state."""
+        return (self.signer_dir or Path(self.data_dir) / "signer").expanduser().resolve()
+
+    def checkpoints_folder(self) -> Path:
+        """Where signed checkpoints are published."""
+        return (self.checkpoints_dir or Path(self.data_dir) / "checkpoints").expanduser().resolve()
 
     def kafka_security(self) -> dict[str, str]:
         """The librdkafka settings for the configured security; empty for plain text."""
@@ -105,7 +132,7 @@ def shown_value(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else ""
-    text = str(value)
+    text = "" if value is None else str(value)
     return hide_password(text) if name.endswith("_url") else text
 
 

@@ -20,6 +20,7 @@ def topic_settings(topic: Topic) -> dict[str, str]:
         "cleanup.policy": "compact" if topic.compacted else "delete",
         "retention.ms": str(topic.retention_ms),
         "max.message.bytes": str(topic.bytes_max),
+        "compression.type": topic.compression,
     }
 
 

@@ -9,7 +9,7 @@ import fastavro
 
 from agentledger.schemas.catalogue import Schema, current_schemas
 from agentledger.schemas.encoding import Encoder, compile_encoder
-from agentledger.schemas.errors import CodecError, UnknownSchemaError
+from agentledger.schemas.errors import CodecError, SchemaError, UnknownSchemaError
 from agentledger.schemas.events import EVENT_TYPES, Event
 from agentledger.schemas.ports import SchemaRegistry
 
@@ -39,6 +39,18 @@ class Codec:
                 where=f"event {getattr(event, 'event_id', '?')}",
                 next_step="check the types of its fields",
             ) from error
+
+    def header_of(self, kind: type[Event]) -> bytes:
+        """What `encode` writes before the body of such an event."""
+        return (self._encoders.get(kind) or self._encoder(kind))[0]
+
+    def current_kind(self, schema_id: int) -> type[Event] | None:
+        """The record whose current schema has this id; None for any other id."""
+        try:
+            kind, _, reader = self._readers.get(schema_id) or self._reader(schema_id)
+        except SchemaError:
+            return None
+        return kind if reader is None else None
 
     def decode(self, value: bytes | None) -> Event:
         """The event in these bytes, brought to the current schema. Raises CodecError, UnknownSchemaError."""

@@ -14,7 +14,13 @@ from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_TWO_BYTES = 1 << 14  # what a varint says in two bytes
 Encoder = Callable[[Any], bytes]
+TailEncoder = Callable[..., bytes]
+
+# Two bytes at a time: those that end a number, and those that more follow.
+_END = [bytes((rest,)) if rest < 128 else bytes((rest & 127 | 128, rest >> 7)) for rest in range(_TWO_BYTES)]
+_MORE = [bytes((rest & 127 | 128, rest >> 7 | 128)) for rest in range(_TWO_BYTES)]
 
 
 class _LongTable(dict[int, bytes]):
@@ -24,12 +30,11 @@ class _LongTable(dict[int, bytes]):
         if not INT64_MIN <= number <= INT64_MAX:
             raise OverflowError(f"{number} does not fit 64 bits")
         rest = (number << 1) ^ (number >> 63)
-        out = bytearray()
-        while rest > 0x7F:
-            out.append((rest & 0x7F) | 0x80)
-            rest >>= 7
-        out.append(rest)
-        return bytes(out)
+        out = b""
+        while rest >= _TWO_BYTES:
+            out += _MORE[rest & 16383]
+            rest >>= 14
+        return out + _END[rest]
 
 
 LONG = _LongTable()
@@ -42,7 +47,8 @@ def encode_text(text: str) -> bytes:
     return LONG[len(raw)] + raw
 
 
-def _encode_map(entries: Mapping[str, str]) -> bytes:
+def encode_map(entries: Mapping[str, str]) -> bytes:
+    """A map of strings as Avro writes it, in one block."""
     if not entries:
         return b"\x00"
     body = b"".join(encode_text(name) + encode_text(value) for name, value in entries.items())
@@ -58,7 +64,7 @@ def _encode_texts(items: list[str]) -> bytes:
 _SCOPE: dict[str, Any] = {
     "LONG": LONG,
     "DOUBLE": struct.Struct("<d").pack,
-    "encode_map": _encode_map,
+    "encode_map": encode_map,
     "encode_texts": _encode_texts,
 }
 
@@ -75,6 +81,29 @@ def compile_encoder(schema: Schema) -> Encoder:
     scope = dict(_SCOPE)
     exec(compile(source, f"<encoder of {schema['name']}>", "exec"), scope)  # noqa: S102 (source is made above, from our own files)
     encoder: Encoder = scope["encode"]
+    return encoder
+
+
+def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:
+    """A function from a record's fields from number `first` on, as keywords, to their part of the Avro body.
+
+    Fields that aren't given are as in an event that doesn't name them. For who writes many records that begin alike.
+    """
+    names, lines, parts, scope = [], [], [], dict(_SCOPE)
+    for field in schema["fields"][first:]:
+        name = field["name"]
+        if "default" in field:
+            scope[f"default_{name}"] = field["default"]
+            names.append(f"{name}=default_{name}")
+        else:
+            names.append(name)
+        prepare, expressions = _field_source(field["type"], name, f"v_{name}")
+        lines += prepare
+        parts += expressions
+    source = f"def encode(*, {', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
+    source += f"    return b''.join(({', '.join(parts)},))\n"
+    exec(compile(source, f"<tail encoder of {schema['name']}>", "exec"), scope)  # noqa: S102 (as above)
+    encoder: TailEncoder = scope["encode"]
     return encoder
 
 

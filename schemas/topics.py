@@ -18,13 +18,16 @@ class Topic:
     compacted: bool = False
     retention_ms: int = 7 * DAY_MS  # the trail is in ClickHouse; a week is for catching up after an outage
     bytes_max: int = 1_048_588
+    compression: str = "producer"  # as the broker keeps it: by default as it came
 
 
 EVENTS = Topic("agentledger.events.v1", key="run_id", in_ledger=True)
 SPEND = Topic("agentledger.spend.v1", key="run_id", in_ledger=True)
 BUDGETS = Topic("agentledger.budgets.v1", key="run_id; tenant_id for what was decided on holds", in_ledger=True)
 ALERTS = Topic("agentledger.alerts.v1", key="run_id", in_ledger=True)
-HOLDS = Topic("agentledger.holds.v1", key="tenant_id", in_ledger=True)
+# What decides on holds reads this topic itself, with a client that knows neither lz4 nor zstd; whatever other clients
+# send, the broker keeps it plain.
+HOLDS = Topic("agentledger.holds.v1", key="tenant_id", in_ledger=True, compression="uncompressed")
 CONTROL = Topic("agentledger.control.v1", key="scope", in_ledger=True, compacted=True)
 INTEGRITY = Topic("agentledger.integrity.v1", key="producer_id", in_ledger=True)
 PARTIALS = Topic("agentledger.partials.v1", key="tenant_id", in_ledger=False, retention_ms=DAY_MS)
@@ -52,7 +55,6 @@ _DERIVED = {
     "ControlIssued": CONTROL,
     "CheckpointSigned": INTEGRITY,
     "GapDetected": INTEGRITY,
-    "ConflictDetected": INTEGRITY,
 }
 
 

@@ -1,0 +1,24 @@
+"""Commands to running agents: what they may be about, and the one key under which the newest of each is kept.
+
+`halt` refuses every next call of a scope until `resume`, or until the command lapses. The control topic is compacted,
+so each command needs a key that says what it is about and nothing else.
+"""
+
+from __future__ import annotations
+
+COMMANDS = ("halt", "resume")
+CONTROL_SCOPES = ("run", "agent", "workflow", "tenant")
+# The engine of a PolicyDecided that says a halt refused a call: control decided, and no policy of the agent's own.
+CONTROL_ENGINE = "agentledger"
+_SEPARATOR = "\x00"  # in none of the three parts: they are names and ids that a person may type
+
+
+def control_key(tenant_id: str, scope: str, scope_value: str) -> bytes:
+    """The key of a command on the control topic. A record without a value under it takes the command away."""
+    return _SEPARATOR.join((tenant_id, scope, scope_value)).encode("utf-8", "replace")
+
+
+def control_scope_of(key: bytes | None) -> tuple[str, str, str] | None:
+    """Tenant, scope and scope value of such a key; None where it isn't one."""
+    parts = (key or b"").decode("utf-8", "replace").split(_SEPARATOR, 2)
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
