@@ -8,6 +8,7 @@ from agentledger.schemas.errors import MoneyError
 
 NANOUSD_PER_USD = 1_000_000_000
 NANOUSD_MAX = 2**63 - 1
+MS_PER_HOUR = 3_600_000
 
 
 def usd_to_nanousd(amount_usd: Decimal | str | int | float) -> int:
@@ -34,3 +35,9 @@ def format_usd(nanousd: int | None, *, places: int = 4) -> str:
         return "unpriced"
     usd = (Decimal(nanousd) / NANOUSD_PER_USD).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
     return f"{'-' if nanousd < 0 else ''}${abs(usd):,f}"
+
+
+def cost_of_time(duration_ms: int, nanousd_per_hour: int) -> int:
+    """What so much time costs at an hourly rate, nano-dollars, rounded half to even. Both must not be negative."""
+    whole, rest = divmod(duration_ms * nanousd_per_hour, MS_PER_HOUR)
+    return whole + (rest * 2 > MS_PER_HOUR or (rest * 2 == MS_PER_HOUR and whole % 2 == 1))

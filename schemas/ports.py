@@ -44,13 +44,42 @@ class TokenUsage(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What a call costs, in nano-dollars; input and output share add up to the whole. Names are the price book's."""
+    """What a call costs, in nano-dollars; input and output share add up to the whole. Names are the price book's.
+
+    The shares of cache reads and writes are parts of the input share, that of reasoning is a part of the output share.
+    """
 
     cost_nanousd: int
     input_cost_nanousd: int
     output_cost_nanousd: int
     provider: str
     model: str
+    cache_read_cost_nanousd: int = 0
+    cache_write_cost_nanousd: int = 0
+    reasoning_cost_nanousd: int = 0
+
+
+class Tariff(NamedTuple):
+    """What one token of each kind costs, and one request; in billionths of a nano-dollar."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    request: int
+
+
+class ListedPrice(NamedTuple):
+    """A price as a book lists it: for a service tier (empty: standard) and prompts of more tokens than `above`."""
+
+    provider: str
+    model: str
+    tier: str
+    above: int
+    tariff: Tariff
+    source: str
+    version: str
 
 
 class Unpriced(NamedTuple):
@@ -68,4 +97,16 @@ class PriceBook(Protocol):
     def rate(
         self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
     ) -> Charge | Unpriced:
-        """What this usage cost at that time (microseconds since 1970, the call's own clock)."""
+        """What this usage cost at that time (microseconds since 1970).
+
+        The time is that of the call: the agent's clock, but never later than the broker's.
+        """
+
+    def tool_cost(self, tool: str, *, at_us: int) -> int | None:
+        """What one call of this tool cost at that time, nano-dollars; None where the book has no price for it."""
+
+    def human_cost(self, human_ms: int, *, at_us: int) -> int | None:
+        """What that much of a person's time cost then, nano-dollars, rounded; None where the book has no rate."""
+
+    def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
+        """Every price of the model at that time, by tier and size of the prompt; empty where it has none."""

@@ -6,7 +6,6 @@ same charge. Money is computed in integers and rounded once per charge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,7 +16,7 @@ from genai_prices.data_snapshot import DataSnapshot
 
 from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.money import NANOUSD_MAX
-from agentledger.schemas.ports import Charge, PriceBook, TokenUsage, Unpriced
+from agentledger.schemas.ports import Charge, ListedPrice, PriceBook, Tariff, TokenUsage, Unpriced
 
 UNKNOWN_MODEL = Unpriced("unknown_model")
 NO_USAGE = Unpriced("no_usage")
@@ -30,18 +29,6 @@ TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to t
 SCALE = 10**9  # a tariff counts billionths of a nano-dollar per token: every published price is a whole number of those
 PROBE_TOKENS = 10**6
 LAST_MOMENT_US = 253_402_300_799_000_000  # the end of the year 9999, where Python's calendar ends
-
-
-@dataclass(frozen=True, slots=True)
-class Tariff:
-    """What one token of each kind costs, and one request; in billionths of a nano-dollar."""
-
-    input_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    request: int
 
 
 class GenaiPriceBook:
@@ -80,18 +67,36 @@ class GenaiPriceBook:
         if not variants and tier not in STANDARD_TIERS:
             return UNKNOWN_TIER
         tariff = self._tariff(book_model, moment, variants, all_input)
-        money_in = (
-            usage.input_tokens * tariff.input_tokens
-            + usage.cache_read_tokens * tariff.cache_read_tokens
-            + usage.cache_write_tokens * tariff.cache_write_tokens
-            + tariff.request
-        )
-        money_out = usage.output_tokens * tariff.output_tokens + usage.reasoning_tokens * tariff.reasoning_tokens
-        total = _rounded(money_in + money_out)
-        if total > NANOUSD_MAX:
-            return INVALID_USAGE
-        output = min(_rounded(money_out), total)
-        return Charge(total, total - output, output, book_provider.id, book_model.id)
+        return charge_by(tariff, usage, book_provider.id, book_model.id)
+
+    def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
+        """Every price of the model at that time, by tier and size of the prompt; empty where it has none."""
+        found = self._find(provider, model)
+        if found is None:
+            return []
+        book_provider, book_model = found
+        moment = _moment(at_us)
+        rows = []
+        for tier in ("", *_tier_names(book_model)):
+            variants = _variants(book_provider, book_model, moment, tier) if tier else []
+            if tier and not variants:
+                continue
+            for start in _tier_starts(_price_at(book_model, moment, variants)):
+                tariff = self._tariff(book_model, moment, variants, start + 1 if start else 0)
+                rows.append(
+                    ListedPrice(book_provider.id, book_model.id, tier, start, tariff, self.source, self.version)
+                )
+        return rows
+
+    def tool_cost(self, tool: str, *, at_us: int) -> int | None:
+        """None: the book has no tools."""
+        del tool, at_us
+        return None
+
+    def human_cost(self, human_ms: int, *, at_us: int) -> int | None:
+        """None: the book has no people."""
+        del human_ms, at_us
+        return None
 
     def _find(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
         key = provider, model
@@ -104,7 +109,7 @@ class GenaiPriceBook:
             return found
 
     def _look_up(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
-        for provider_id, reference in _spellings(provider, model):
+        for provider_id, reference in spellings(provider, model):
             try:
                 found = self._snapshot.find_provider_model(reference, None, provider_id, None)
             except LookupError:
@@ -118,9 +123,7 @@ class GenaiPriceBook:
         self, model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant], all_input_tokens: int
     ) -> Tariff:
         """The tariff at this moment, tier and size of the prompt, from the cache."""
-        price = model.get_prices(moment)
-        for variant in reversed(variants):  # the first one that matches wins, key by key
-            price = types.ModelPrice(**vars(price) | {k: v for k, v in vars(variant.prices).items() if v is not None})
+        price = _price_at(model, moment, variants)
         # By identity: the book's objects live as long as the book.
         key = id(model.get_prices(moment)), *map(id, variants), _passed_tier(price, all_input_tokens)
         tariff = self._tariffs.get(key)
@@ -129,6 +132,31 @@ class GenaiPriceBook:
                 self._tariffs.clear()
             tariff = self._tariffs[key] = _probe(_at_tier(price, all_input_tokens))
         return tariff
+
+
+def charge_by(tariff: Tariff, usage: TokenUsage, provider: str, model: str) -> Charge | Unpriced:
+    """The charge for this usage: the whole is rounded once, half to even, and its shares add up to it."""
+    cache_read = usage.cache_read_tokens * tariff.cache_read_tokens
+    cache_write = usage.cache_write_tokens * tariff.cache_write_tokens
+    reasoning = usage.reasoning_tokens * tariff.reasoning_tokens
+    money_out = usage.output_tokens * tariff.output_tokens + reasoning
+    money_in = usage.input_tokens * tariff.input_tokens + cache_read + cache_write + tariff.request
+    total = _rounded(money_in + money_out)
+    if total > NANOUSD_MAX:
+        return INVALID_USAGE
+    output = min(_rounded(money_out), total)
+    input_share = total - output
+    read_share = min(_rounded(cache_read), input_share)
+    return Charge(
+        total,
+        input_share,
+        output,
+        provider,
+        model,
+        read_share,
+        min(_rounded(cache_write), input_share - read_share),
+        min(_rounded(reasoning), output),
+    )
 
 
 def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
@@ -144,23 +172,33 @@ def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
     )
 
 
-def rate_model_call(call: ModelCallCompleted, prices: PriceBook) -> Charge | Unpriced:
+def rate_model_call(
+    call: ModelCallCompleted, prices: PriceBook, ledger_time_us: int | None = None
+) -> Charge | Unpriced:
     """The charge of a call by the model that answered, or by the one that was asked for where that isn't known.
 
-    A tuned model is only ever rated by its own name: some gateways answer with the name of its base.
+    The price is that of the call's time: `occurred_at`, or `ledger_time_us` (broker's append time) where that is
+    earlier, as nothing is recorded before it happened. A tuned model is only ever rated by its own name: some gateways
+    answer with the name of its base.
     """
     usage = usage_of(call)
+    at_us = priced_at(call.occurred_at, ledger_time_us)
     asked, answered = call.requested_model, call.answered_model
     names = [asked] if FINE_TUNED in asked else [name for name in (answered, asked) if name]
     rated: Charge | Unpriced = UNKNOWN_MODEL if usage is not None else NO_USAGE
     for name in names:
-        rated = prices.rate(call.provider, name, usage, at_us=call.occurred_at, service_tier=call.service_tier)
+        rated = prices.rate(call.provider, name, usage, at_us=at_us, service_tier=call.service_tier)
         if isinstance(rated, Charge):
             break
     return rated
 
 
-def _spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
+def priced_at(occurred_at_us: int, ledger_time_us: int | None) -> int:
+    """The time whose prices hold: the agent's clock, but never later than the broker's."""
+    return occurred_at_us if ledger_time_us is None else min(occurred_at_us, ledger_time_us)
+
+
+def spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
     """Ways to read the names, most literal first: gateways put the maker in front, as in `xai/grok-3`.
 
     Only a name without any provider is looked for among all makers: a local model may be called like a sold one.
@@ -192,6 +230,26 @@ def _variants(
         for variant in model.price_variants or ()
         if variant.when == when and (variant.constraint is None or variant.constraint.active(moment))
     ]
+
+
+def _tier_names(model: types.ModelInfo) -> list[str]:
+    """The tiers that the book has prices for at some time, as calls name them; `default` is the standard one."""
+    names = [tier for variant in model.price_variants or () for tier in variant.when.values()]
+    return [name for name in dict.fromkeys(names) if name not in STANDARD_TIERS]
+
+
+def _price_at(model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant]) -> types.ModelPrice:
+    price = model.get_prices(moment)
+    for variant in reversed(variants):  # the first one that matches wins, key by key
+        price = types.ModelPrice(**vars(price) | {k: v for k, v in vars(variant.prices).items() if v is not None})
+    return price
+
+
+def _tier_starts(price: types.ModelPrice) -> list[int]:
+    starts = {
+        tier.start for value in vars(price).values() if isinstance(value, types.TieredPrices) for tier in value.tiers
+    }
+    return [0, *sorted(starts)]
 
 
 def _passed_tier(price: types.ModelPrice, all_input_tokens: int) -> int:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentledger.schemas.money import NANOUSD_MAX
-from agentledger.schemas.ports import Charge, TokenUsage, Unpriced
+from agentledger.schemas.money import NANOUSD_MAX, cost_of_time
+from agentledger.schemas.ports import Charge, ListedPrice, Tariff, TokenUsage, Unpriced
 
 
 class FixedPriceBook:
-    """Prices per model in nano-dollars per token, in the order of TokenUsage; the same at any time, by any provider."""
+    """Prices per model in nano-dollars per token, in the order of TokenUsage; the same at any time, by any provider.
+
+    A tool's price is per call.
+    """
 
     def __init__(
         self,
         prices: Mapping[str, tuple[int, int, int, int, int]],
         *,
+        tools: Mapping[str, int] | None = None,
+        human_nanousd_per_hour: int | None = None,
         source: str = "fixed",
         version: str = "1",
     ) -> None:
         self._prices = dict(prices)
+        self._tools = dict(tools or {})
+        self._human_nanousd_per_hour = human_nanousd_per_hour
         self.source = source
         self.version = version
 
@@ -37,4 +44,27 @@ class FixedPriceBook:
         amounts = [tokens * price for tokens, price in zip(usage, prices, strict=True)]
         if sum(amounts) > NANOUSD_MAX:
             return Unpriced("invalid_usage")
-        return Charge(sum(amounts), sum(amounts[:3]), sum(amounts[3:]), provider, model)
+        _, cache_read, cache_write, _, reasoning = amounts
+        return Charge(
+            sum(amounts), sum(amounts[:3]), sum(amounts[3:]), provider, model, cache_read, cache_write, reasoning
+        )
+
+    def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
+        """The one price of the model; empty where it was given none."""
+        del at_us
+        prices = self._prices.get(model)
+        if prices is None:
+            return []
+        tariff = Tariff._make([*(price * 10**9 for price in prices), 0])
+        return [ListedPrice(provider, model, "", 0, tariff, self.source, self.version)]
+
+    def tool_cost(self, tool: str, *, at_us: int) -> int | None:
+        """What one call of this tool costs; None for a tool that was given no price."""
+        del at_us
+        return self._tools.get(tool)
+
+    def human_cost(self, human_ms: int, *, at_us: int) -> int | None:
+        """What that much of a person's time costs; None where no rate was given."""
+        del at_us
+        rate = self._human_nanousd_per_hour
+        return None if rate is None or human_ms < 0 else cost_of_time(human_ms, rate)

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage, Unpriced
+from agentledger.schemas.price_books import FilePriceBook
+from agentledger.schemas.price_file import parse_price_file
 from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.testing.price_book import FixedPriceBook
 
@@ -14,6 +16,10 @@ AT_US = 1_750_000_000_000_000
 BOOKS: dict[str, PriceBook] = {
     "fixed": FixedPriceBook({"gpt-4.1": (2000, 500, 2000, 8000, 8000)}),
     "genai-prices": GenaiPriceBook(),
+    "file": FilePriceBook(
+        parse_price_file(b"version: x\nmodels: [{model: gpt-4.1, prices: [{input: 2, cache_read: 0.5, output: 8}]}]"),
+        FixedPriceBook({}),
+    ),
 }
 usages = st.builds(TokenUsage, *[st.integers(0, 2_000_000)] * 5)
 each_book = pytest.mark.parametrize("book", BOOKS.values(), ids=BOOKS.keys())
