@@ -8,14 +8,19 @@ with Ledger(agent_id="support-bot") as ledger:
 
 from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, RunUsage, UnknownUsageError
 from agentledger.producers.calls import ModelCall, ToolCall
+from agentledger.producers.control import ControlSettings
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem
+from agentledger.producers.holds import Estimate, HoldSettings
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.recorder import Ledger
 from agentledger.producers.runs import Run, current_run
 
 __all__ = [
+    "ControlSettings",
     "DeliveryCounters",
     "EmitProblem",
+    "Estimate",
+    "HoldSettings",
     "KafkaRecordProducer",
     "Ledger",
     "ModelCall",

@@ -13,9 +13,11 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from agentledger.producers.billing import was_not_billed
 from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_text
 from agentledger.producers.content import describe
 from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
+from agentledger.producers.holds import NO_ESTIMATE, Estimate, Hold
 from agentledger.schemas.errors import MoneyError
 from agentledger.schemas.money import usd_to_nanousd
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from agentledger.producers.budget_guard import CallKind
+    from agentledger.producers.run_calls import RunCalls
     from agentledger.producers.runs import Run
 
 _CANCELLATIONS = (CancelledError, KeyboardInterrupt, GeneratorExit)
@@ -47,7 +50,7 @@ class Call:
     kind: ClassVar[CallKind]
     record_name: ClassVar[str]
 
-    run: Run
+    run: RunCalls
     event_id: str = ""
     span_id: str = ""
     parent_event_id: str | None = None
@@ -58,8 +61,27 @@ class Call:
     error_message: str = ""
     latency_ms: float | None = None
     reported_cost_nanousd: int | None = None
+    hold: Hold | None = None
+    wants_hold: bool | None = None  # None: as the ledger's settings say
+    estimate: Estimate = NO_ESTIMATE
     _began_us: int = 0
     _outer: Token[Run | Call | None] | None = None
+
+    @property
+    def name(self) -> str:
+        """What is called: the model or the tool."""
+        raise NotImplementedError
+
+    @property
+    def estimated_cost_nanousd(self) -> int | None:
+        """What was held for it, or said beforehand that it may cost at most; None where nothing was."""
+        held = self.hold.asked.cost_nanousd if self.hold is not None else 0
+        return held or self.estimate.cost_nanousd  # a hold of no dollars says nothing of what a call costs
+
+    @property
+    def estimated_tokens(self) -> int | None:
+        """The tokens held for it, or said beforehand; None where nothing was."""
+        return self.hold.asked.tokens if self.hold is not None else self.estimate.tokens
 
     @property
     def traceparent(self) -> str:
@@ -74,11 +96,8 @@ class Call:
             self.run.ledger.tell("invalid_cost", str(error))
 
     def __enter__(self) -> Self:
-        run = self.run
-        run.admit(self.kind)
-        self._begin()
-        self._outer = enclosing.set(self)
-        return self
+        self.run.admit(self)
+        return self._entered()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._outer is not None:
@@ -93,12 +112,18 @@ class Call:
         self.run.record_call(self)
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        await self.run.admit_async(self)
+        return self._entered()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+    def _entered(self) -> Self:
+        self._begin()
+        self._outer = enclosing.set(self)
+        return self
 
     def _begin(self) -> None:
         run = self.run
@@ -141,11 +166,18 @@ class ModelCall(Call):
     input_bytes: int | None = None
     output_digest: str = ""
     output_bytes: int | None = None
+    max_tokens: int | None = None
+    _was_refused: bool = False
 
-    def __init__(self, run: Run, model: str, provider: str) -> None:
+    def __init__(self, run: RunCalls, model: str, provider: str) -> None:
         self.run = run
         self.requested_model = model
         self.provider = provider
+
+    @property
+    def name(self) -> str:
+        """The model."""
+        return self.requested_model
 
     def usage(
         self,
@@ -184,6 +216,16 @@ class ModelCall(Call):
         self.status = "rejected"
         self.error_message = clean_text(reason)
 
+    @property
+    def is_unbilled(self) -> bool:
+        """Whether the call failed in a way that costs nothing: the provider refused it, or was never reached."""
+        return self._was_refused and self.time_to_first_token_ms is None and not self.output_digest
+
+    def note_error(self, error: BaseException) -> None:
+        """Take down what ended the call, as for any call, and whether it can have cost anything."""
+        super().note_error(error)
+        self._was_refused = was_not_billed(error)
+
     def _status_after(self, error: BaseException) -> str:
         return "cancelled" if is_cancellation(error) else "error"
 
@@ -210,9 +252,14 @@ class ToolCall(Call):
     policy_decision_id: str | None = None
     evidence_ids: Sequence[str] = ()
 
-    def __init__(self, run: Run, tool: str) -> None:
+    def __init__(self, run: RunCalls, tool: str) -> None:
         self.run = run
         self.tool = tool
+
+    @property
+    def name(self) -> str:
+        """The tool."""
+        return self.tool
 
     def arguments(self, value: object) -> None:
         """The arguments: kept as digest and size, and as far as the ledger's redaction lets them through."""

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,8 @@ class Emitter:
     """Numbers, encodes and queues events of one tenant; counts what became of them and announces what was lost.
 
     Raises SchemaError at construction where the registry doesn't give the ids. After a fork the child is a producer of
-    its own, with its own ids and counts.
+    its own, with its own ids and counts. Events on another topic than those of runs are numbered by an emitter of their
+    own, with a `suffix` to its producer id: a hole in one stream says nothing of the other.
     """
 
     def __init__(
@@ -60,17 +61,21 @@ class Emitter:
         tenant_id: str,
         clock: Clock,
         on_problem: OnProblem = log_problem,
+        records: Sequence[str] = SDK_RECORDS,
+        suffix: str = "",
     ) -> None:
         self._producer = producer
         self._clock = clock
-        self._on_problem = on_problem
-        self._tenant = encode_text(clean_text(tenant_id, 512))
-        self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in SDK_RECORDS}
+        self.on_problem = on_problem
+        self._suffix = suffix
+        self.tenant_id = clean_text(tenant_id, 512)
+        self._tenant = encode_text(self.tenant_id)
+        self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in records}
         self._begin()
         _emitters.add(self)
 
     def _begin(self) -> None:
-        self.producer_id = f"{clean_text(socket.gethostname(), 64)}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.producer_id = f"{clean_text(socket.gethostname(), 64)}-{os.getpid()}-{secrets.token_hex(4)}{self._suffix}"
         self._identity = self._tenant + encode_text(self.producer_id)
         # Announcements are numbered by themselves: they travel on another topic, and a hole there means nothing here.
         self._gap_identity = self._tenant + encode_text(f"{self.producer_id}:gaps")
@@ -94,8 +99,9 @@ class Emitter:
         parent_event_id: str | None,
         span_id: str,
         occurred_at: int,
-    ) -> None:
-        """Queue one event of a run. What can't be queued is counted and announced. Never raises, never waits."""
+    ) -> bool:
+        """Queue one event of a run; whether it was. What wasn't is counted and announced. Never raises, never waits."""
+        taken = False
         with self._lock:
             seq = self._next_seq
             self._next_seq = seq + 1
@@ -110,11 +116,14 @@ class Emitter:
                 kind.topic, envelope.key, value, partial(self._on_delivery, seq, envelope.run_id)
             ):
                 self._drop(seq, "queue_full", envelope.run_id, "the queue to Kafka is full")
-                return  # so there is no room for an announcement either
+                return False  # so there is no room for an announcement either
+            else:
+                taken = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the agent goes on and the event is accounted for
             self._drop(seq, "rejected", envelope.run_id, f"a {kind.name} was not taken: {error!r}")
         if self._gaps:
             self._announce_gaps()
+        return taken
 
     @staticmethod
     def _encode(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:
@@ -138,6 +147,10 @@ class Emitter:
                 self._gaps_announced, len(self._gaps) + self._gaps.lost_count,
             )  # fmt: skip
 
+    def now_us(self) -> int:
+        """Microseconds since 1970, by the ledger's clock."""
+        return self._clock()
+
     def flush(self, timeout_s: float) -> int:
         """Wait until everything was delivered or given up, gaps announced; the count of events still waiting."""
         end = time.monotonic() + timeout_s
@@ -152,7 +165,7 @@ class Emitter:
     def tell(self, reason: str, what: str) -> None:
         """Pass a problem on to whoever listens; a listener that raises is ignored."""
         with contextlib.suppress(Exception):  # a broken listener is no reason to stop an agent
-            self._on_problem(EmitProblem(reason, what))
+            self.on_problem(EmitProblem(reason, what))
 
     def _on_delivery(self, seq: int, run_id: str, error: str | None) -> None:
         if error is None:

@@ -6,6 +6,7 @@ kept as bytes and joined. A test holds the result to what the codec writes for t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -71,6 +72,13 @@ class RunEnvelope:
         entries = b"".join(encode_text(name) + encode_text(value) for name, value in bounded.items())
         self.labels = LONG[len(bounded)] + entries + b"\x00" if bounded else b"\x00"
         self.next_step = 0
+
+    def keyed_by(self, key: bytes) -> RunEnvelope:
+        """The same envelope under another Kafka key, with steps counted by themselves."""
+        other = copy.copy(self)
+        other.key = key
+        other.next_step = 0
+        return other
 
 
 def encode_event(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentledger.producers.bounds import clean_int
 from agentledger.producers.budget_guard import (
@@ -16,9 +16,19 @@ from agentledger.producers.budget_guard import (
     check_before,
 )
 from agentledger.producers.calls import Call, ModelCall
+from agentledger.producers.emitter import BLANK_ENVELOPE
+from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage
 
-_FREE_STATUS = "error"  # a request that failed without usage was not billed; one that was cancelled may have been
+if TYPE_CHECKING:
+    from agentledger.schemas.errors import AgentledgerError
+
+
+class CallUse(NamedTuple):
+    """What one model call used; None is unknown, which is not zero."""
+
+    tokens: int | None
+    cost_nanousd: int | None
 
 
 class Meter:
@@ -28,7 +38,7 @@ class Meter:
         self.budget = budget
         self.usage = RunUsage()
         self.refusals = 0
-        self.last_refusal: RunBudgetExceededError | None = None
+        self.last_refusal: AgentledgerError | None = None
         self._run_id = run_id
         self._prices = prices
         self._warned: set[str] = set()
@@ -52,16 +62,27 @@ class Meter:
                     if refusal.metric not in self._warned:
                         self._warned.add(refusal.metric)
                         warning = refusal
-            self._count(kind)
+            self._count(kind, 1)
             return warning
+
+    def withdraw(self, kind: CallKind, refusal: AgentledgerError | None) -> None:
+        """A call that was admitted is not made after all: somebody else refused it."""
+        with self._lock:
+            self._count(kind, -1)
+            if refusal is not None:
+                self.refusals += 1
+                self.last_refusal = refusal
 
     def count(self, kind: CallKind) -> None:
         """Count a call that was made already: what happened is recorded whatever the budget says."""
         with self._lock:
-            self._count(kind)
+            self._count(kind, 1)
 
     def settle(self, call: Call, at_us: int) -> None:
-        """Add what an ended call used. Never raises: what can't be read counts as unknown."""
+        """Add what an ended call used. Never raises: what can't be read counts as unknown.
+
+        A model call of unknown cost or tokens counts with what was estimated before it, where there was an estimate.
+        """
         if isinstance(call, ModelCall):
             self._settle_model_call(call, at_us)
         elif call.reported_cost_nanousd is not None:
@@ -69,47 +90,60 @@ class Meter:
                 self.usage.cost_nanousd += max(0, clean_int(call.reported_cost_nanousd) or 0)
 
     def _settle_model_call(self, call: ModelCall, at_us: int) -> None:
-        usage = _usage_of(call)
-        cost = (
-            call.reported_cost_nanousd if call.reported_cost_nanousd is None else clean_int(call.reported_cost_nanousd)
-        )
-        failed = usage is None and call.status == _FREE_STATUS
-        if cost is None:
-            cost = 0 if failed else self._price(call, usage, at_us)
-        total = self.usage
+        usage, budget, total = _usage_of(call), self.budget, self.usage
+        if usage is not None:
+            tokens: int | None = sum(usage)
+        else:
+            tokens = 0 if call.is_unbilled else call.estimated_tokens
+        cost = call.reported_cost_nanousd
+        if cost is not None:
+            cost = clean_int(cost)
+        elif usage is None and call.is_unbilled:
+            cost = 0
+        elif budget is not None and budget.cost_usd is not None:
+            cost = None if usage is None else _price(call, usage, self._prices, at_us)
+            cost = call.estimated_cost_nanousd if cost is None else cost
         with self._lock:
-            if usage is not None:
-                total.tokens += max(0, sum(usage))
-            elif not failed:
+            if tokens is None:
                 total.calls_without_tokens += 1
+            else:
+                total.tokens += max(0, tokens)
             if cost is None:
                 total.calls_without_price += 1
             else:
                 total.cost_nanousd += max(0, cost)
 
-    def _count(self, kind: CallKind) -> None:
+    def _count(self, kind: CallKind, by: int) -> None:
         if kind == "model":
-            self.usage.model_calls += 1
+            self.usage.model_calls += by
         else:
-            self.usage.tool_calls += 1
+            self.usage.tool_calls += by
 
-    def _price(self, call: ModelCall, usage: TokenUsage | None, at_us: int) -> int | None:
-        """The call's cost in nano-dollars by the price book, for the model that answered or else was asked for.
 
-        None where there is no price, and where no budget in dollars asks for one.
-        """
-        if usage is None or self.budget is None or self.budget.cost_usd is None:
-            return None
-        try:
-            prices = self._prices()
-            for model in (call.answered_model, call.requested_model):
-                if not model:
-                    continue
-                rated = prices.rate(call.provider, model, usage, at_us=at_us, service_tier=call.service_tier)
-                if isinstance(rated, Charge):
-                    return rated.cost_nanousd
-        except Exception:  # noqa: BLE001, S110 - a price book that fails gives no price: the guard fails closed
-            pass
+def use_of(call: ModelCall, prices: Callable[[], PriceBook], at_us: int) -> CallUse:
+    """What an ended call used: tokens as the provider said, dollars by the price book. Never raises.
+
+    A call that failed without usage used nothing where its error says that it wasn't billed. Else that is unknown.
+    """
+    usage = _usage_of(call)
+    if usage is None:
+        return CallUse(0, 0) if call.is_unbilled else CallUse(None, None)
+    return CallUse(sum(usage), _price(call, usage, prices, at_us))
+
+
+def _price(call: ModelCall, usage: TokenUsage, prices: Callable[[], PriceBook], at_us: int) -> int | None:
+    """The call's cost in nano-dollars by the price book; None where there is no price."""
+    try:
+        # Imported here: it brings the price library along, which most agents never need.
+        from agentledger.schemas.prices import rate_model_call  # noqa: PLC0415
+
+        facts = {
+            **BLANK_ENVELOPE, **usage._asdict(), "provider": call.provider, "requested_model": call.requested_model,
+            "answered_model": call.answered_model, "service_tier": call.service_tier, "occurred_at": at_us,
+        }  # fmt: skip
+        rated = rate_model_call(ModelCallCompleted(**facts), prices())  # as the worker does: to the same nano-dollar
+        return rated.cost_nanousd if isinstance(rated, Charge) else None
+    except Exception:  # noqa: BLE001 - a price book that fails gives no price: the guard fails closed
         return None
 
 

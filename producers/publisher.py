@@ -63,7 +63,7 @@ class KafkaRecordProducer:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = {**PRODUCER_CONFIG, **config}
+        self.config: Mapping[str, Any] = {**PRODUCER_CONFIG, **config}
         self._client: Any = None
         self._lock = threading.Lock()
         self._retired = threading.Event()
@@ -119,7 +119,7 @@ class KafkaRecordProducer:
             if self._client is None and not self._is_closed:
                 self._retired = threading.Event()
                 # librdkafka's own lines go to `logging` instead of the agent's stderr.
-                client: Any = Producer(self._config, logger=_log, error_cb=_log_error)
+                client: Any = Producer(dict(self.config), logger=_log, error_cb=_log_error)
                 threading.Thread(
                     target=_poll, args=(client, self._retired), name="agentledger-delivery", daemon=True
                 ).start()

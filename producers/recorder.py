@@ -7,14 +7,18 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from agentledger.producers.bounds import clean_labels
 from agentledger.producers.budget_guard import RunBudget
 from agentledger.producers.content import Redact, keep_all
+from agentledger.producers.control import Control, ControlSettings
 from agentledger.producers.delivery import DeliveryCounters
 from agentledger.producers.emitter import Emitter, OnProblem, log_problem
 from agentledger.producers.envelope import RunEnvelope
+from agentledger.producers.hold_client import HoldClient
+from agentledger.producers.holds import HoldSettings
+from agentledger.producers.listeners import open_control, open_holds
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.run_facts import RunFacts
 from agentledger.producers.runs import Run
@@ -51,8 +55,12 @@ class Ledger:
       shipped; a registry that is named has to answer now, or SchemaError is raised). `kafka_config` is librdkafka's.
     - `redact` gives what may be kept of arguments and results; `keep_content=True` keeps all. By default an event
       carries only digest and size.
-    - `prices` rates calls for budgets in dollars; by default the prices that are shipped.
+    - `prices` rates calls for budgets in dollars; by default the prices that are shipped, with those of
+      the file AGENTLEDGER_PRICES_FILE before them.
     - `on_emit_problem` hears of what went wrong without stopping the agent; by default the log, a line a minute.
+    - `control`: whether runs can be halted from outside (`agentledger halt`): `on` (the default with a broker), `off`,
+      or ControlSettings; AGENTLEDGER_CONTROL_WHEN_UNREACHABLE and AGENTLEDGER_CONTROL_STALE_S_MAX change the default.
+    - `holds`: HoldSettings, where calls have to get a hold on their budgets first; by default they don't.
     - `flush_wait_ms_max` bounds the wait for delivery at `close` and at the end of the program.
     """
 
@@ -73,6 +81,8 @@ class Ledger:
         prices: PriceBook | None = None,
         redact: Redact | None = None,
         keep_content: bool = False,
+        control: ControlSettings | Mapping[str, Any] | Literal["on", "off"] | None = None,
+        holds: HoldSettings | Mapping[str, Any] | None = None,
         on_emit_problem: OnProblem = log_problem,
         flush_wait_ms_max: int = FLUSH_WAIT_MS_MAX,
     ) -> None:
@@ -97,6 +107,13 @@ class Ledger:
             on_problem=on_emit_problem,
         )
         self._codec = Codec(registry)
+        self.tenant_id = self.emitter.tenant_id
+        self.control: Control | None = open_control(
+            control, self._producer, tenant_id=self.tenant_id, codec=self._codec, clock=wall_clock_us, tell=self.tell
+        )
+        self.holds: HoldClient | None = open_holds(
+            holds, self._producer, registry, events=self.emitter, codec=self._codec, prices=self.price_book
+        )
         self._closed = False
         atexit.register(self.close)
 
@@ -193,14 +210,26 @@ class Ledger:
             return recorded_run(self, function, **facts)
         return lambda decorated: recorded_run(self, decorated, **facts)
 
+    @property
+    def has_prices(self) -> bool:
+        """Whether `price_book` answers at once."""
+        return self._prices is not None
+
     def price_book(self) -> PriceBook:
         """The prices for budgets in dollars; loaded when they are first needed."""
         if self._prices is None:
             # Imported here: the prices take half a second to load, and most agents have no budget in dollars.
-            from agentledger.schemas.prices import GenaiPriceBook  # noqa: PLC0415
+            from agentledger.schemas.price_books import PRICES_FILE_ENV, open_prices  # noqa: PLC0415
 
-            self._prices = GenaiPriceBook()
+            self._prices = open_prices(os.environ.get(PRICES_FILE_ENV))
         return self._prices
+
+    def listen(self) -> None:
+        """Begin to listen to control and to decisions on holds, if that hasn't happened yet. Never waits."""
+        if self.control is not None:
+            self.control.start()
+        if self.holds is not None:
+            self.holds.start()
 
     def tell(self, reason: str, what: str) -> None:
         """Pass on a problem that does not stop the agent."""
@@ -208,7 +237,11 @@ class Ledger:
 
     def flush(self, timeout_s: float | None = None) -> int:
         """Wait until all events were delivered or given up; how many still wait at the time-out. Never raises."""
-        return self.emitter.flush(self._flush_wait_s if timeout_s is None else timeout_s)
+        end = time.monotonic() + (self._flush_wait_s if timeout_s is None else timeout_s)
+        waiting = self.emitter.flush(max(0.0, end - time.monotonic()))
+        if self.holds is not None:
+            waiting += self.holds.emitter.flush(max(0.0, end - time.monotonic()))
+        return waiting
 
     def close(self) -> None:
         """Flush, within its bound, and end. Events that could not be delivered are given up and counted."""
@@ -219,6 +252,9 @@ class Ledger:
         waiting = self.flush()
         if waiting:
             self.tell("not_delivered", f"{waiting} events were not delivered within {self._flush_wait_s:g} s")
+        for listener in (self.control, self.holds):
+            if listener is not None:
+                listener.close()
         if isinstance(self._producer, KafkaRecordProducer):
             self._producer.close()
 

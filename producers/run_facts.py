@@ -31,6 +31,7 @@ class RunFacts:
         self.run_id = envelope.run_id
         self.event_id: str | None = None  # of RunStarted, once the run has begun here
         self.span_id = ""
+        self.halted_by: tuple[tuple[str, str], ...] = ()  # (scope, value) of each halt that would stop it
 
     def policy_decision(
         self, *, policy: str, verdict: str, rule: str = "", enforced: str = "", engine: str = "",
@@ -84,13 +85,19 @@ class RunFacts:
             )
         )  # fmt: skip
 
-    def approval_decided(self, *, approval_id: str, verdict: str, decided_by: str = "", reason: str = "") -> str:
-        """A person decided: approved, rejected or expired; its event id."""
+    def approval_decided(
+        self, *, approval_id: str, verdict: str, decided_by: str = "", reason: str = "", human_ms: int | None = None
+    ) -> str:
+        """A person decided: approved, rejected or expired; its event id.
+
+        `human_ms` is the time that it took the person: part of the run's cost where the price file has a rate.
+        """
         return self.add(
             events.ApprovalDecided(
-                **BLANK_ENVELOPE, approval_id=approval_id, verdict=verdict, decided_by=decided_by, reason=reason
+                **BLANK_ENVELOPE, approval_id=approval_id, verdict=verdict, decided_by=decided_by, reason=reason,
+                human_ms=human_ms,
             )
-        )
+        )  # fmt: skip
 
     def state_changed(
         self, *, resource: str, before: object = None, after: object = None, before_ref: str = "", after_ref: str = "",

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_labels, clean_text, clean_texts
-from agentledger.producers.budget_guard import CallKind, RunBudget, RunUsage, to_budget
-from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, is_cancellation, leave, set_facts
+from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_labels, clean_run_id, clean_text
+from agentledger.producers.budget_guard import RunBudget, RunUsage, to_budget
+from agentledger.producers.calls import Call, enclosing, is_cancellation, leave
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id, new_trace_id, span_id_of
-from agentledger.producers.metering import Meter
-from agentledger.producers.run_facts import RunFacts
+from agentledger.producers.halts import ANY
+from agentledger.producers.run_calls import RunCalls
 from agentledger.producers.tracing import trace_id_of
 from agentledger.schemas import events
-from agentledger.schemas.errors import BudgetExceededError
+from agentledger.schemas.errors import BudgetExceededError, HoldUnansweredError, UnpricedError
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from agentledger.producers.recorder import Ledger
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -31,10 +29,10 @@ SOURCE = "sdk"
 def current_run() -> Run | None:
     """The run that is open in this thread or task, or None."""
     innermost = enclosing.get()
-    return innermost.run if isinstance(innermost, Call) else innermost
+    return cast("Run", innermost.run) if isinstance(innermost, Call) else innermost
 
 
-class Run(RunFacts):
+class Run(RunCalls):
     """One attempt of an agent at one task. `with` (or `async with`) begins and ends it.
 
     It ends as succeeded; as failed where an exception leaves it, which is re-raised unchanged; as halted or escalated
@@ -70,9 +68,10 @@ class Run(RunFacts):
             actor=actor or ledger.actor,
             labels={**ledger.labels, **clean_labels(labels)},
         )
-        super().__init__(ledger, envelope)
-        self.meter = Meter(self.run_id, to_budget(budget), ledger.price_book)
-        self._started_us = ledger.timer()
+        super().__init__(ledger, envelope, budget)
+        lineage = parent.lineage if isinstance(parent, Run) else (clean_run_id(parent),) if parent else ()
+        self.lineage: tuple[str, ...] = (self.run_id, *lineage)
+        self.halted_by = halted_by(ledger.tenant_id, ledger.agent_id, workflow, self.lineage)
         self._status = ""
         self._reason = ""
         self._outer: Token[Run | Call | None] | None = None
@@ -102,6 +101,7 @@ class Run(RunFacts):
 
     def __enter__(self) -> Self:
         cause = self.enclosing_event_id()
+        self.ledger.listen()
         self._started_us = self.ledger.timer()
         started = events.RunStarted(**BLANK_ENVELOPE, **self._facts, **_declared(self.meter.budget))
         now_us = self.ledger.clock()
@@ -153,81 +153,6 @@ class Run(RunFacts):
         """The run was called off."""
         self._end_as("cancelled", reason)
 
-    def model_call(
-        self, *, model: str, provider: str = "", service_tier: str = "", attempt: int = 1, requestor: str = "assistant",
-        input: object = None,  # noqa: A002 - the word that the record has for it
-    ) -> ModelCall:  # fmt: skip
-        """A call of a model, to be used in `with` or `async with`. Entering raises RunBudgetExceededError."""
-        call = ModelCall(self, model, provider)
-        call.service_tier = service_tier
-        call.attempt = attempt
-        call.requestor = requestor
-        if input is not None:
-            call.input(input)
-        return call
-
-    def tool_call(
-        self, tool: str, *, arguments: object = None, effect: str = "", target: str = "", idempotency_key: str = "",
-        attempt: int = 1, dry_run: bool = False, tool_version: str = "", call_id: str = "",
-        policy_decision_id: str | None = None, evidence_ids: Iterable[str] = (), requestor: str = "assistant",
-    ) -> ToolCall:  # fmt: skip
-        """A call of a tool, to be used in `with` or `async with`. Entering raises RunBudgetExceededError.
-
-        `effect` is read, write or irreversible; `policy_decision_id` is what `policy_decision` returned.
-        """
-        call = ToolCall(self, tool)
-        if arguments is not None:
-            call.arguments(arguments)
-        call.effect = effect
-        call.target = target
-        call.idempotency_key = idempotency_key
-        call.attempt = attempt
-        call.dry_run = dry_run
-        call.tool_version = tool_version
-        call.call_id = call_id
-        call.requestor = requestor
-        if policy_decision_id is not None:
-            call.policy_decision_id = self._event_ref("policy_decision_id", policy_decision_id)
-        if evidence_ids:
-            call.evidence_ids = clean_texts(evidence_ids)
-        return call
-
-    def record_model_call(
-        self, *, model: str, provider: str = "", status: str = "", error: BaseException | None = None,
-        input: object = None, output: object = None,  # noqa: A002 - the words that the record has for them
-        reported_cost_usd: Decimal | float | str | None = None, occurred_at: int | None = None,
-        **facts: object,
-    ) -> str:  # fmt: skip
-        """Record a call that has already happened; its event id. It counts for the budget but is not refused.
-
-        `facts` are the other fields of ModelCallCompleted: input_tokens, latency_ms, finish_reason and so on.
-        `occurred_at` is in microseconds since 1970; by default now.
-        """
-        call = ModelCall(self, model, provider)
-        set_facts(call, self._known(ModelCall, facts))
-        if input is not None:
-            call.input(input)
-        if output is not None:
-            call.output(output)
-        return self._record_past(call, status, error, reported_cost_usd, occurred_at)
-
-    def record_tool_call(
-        self, tool: str, *, arguments: object = None, result: object = None, status: str = "",
-        error: BaseException | None = None, reported_cost_usd: Decimal | float | str | None = None,
-        occurred_at: int | None = None, **facts: object,
-    ) -> str:  # fmt: skip
-        """Record a call that has already happened; its event id. It counts for the budget but is not refused.
-
-        `facts` are the other fields of ToolCallCompleted: effect, target, latency_ms and so on.
-        """
-        call = ToolCall(self, tool)
-        set_facts(call, self._known(ToolCall, facts))
-        if arguments is not None:
-            call.arguments(arguments)
-        if result is not None:
-            call.result(result)
-        return self._record_past(call, status, error, reported_cost_usd, occurred_at)
-
     @overload
     def tool(self, function: _F, /, **facts: Any) -> _F: ...
 
@@ -250,62 +175,6 @@ class Run(RunFacts):
             approval_id=f"budget:{self.run_id}", verdict="approved", decided_by=approved_by, reason=reason
         )
 
-    def admit(self, kind: CallKind) -> None:
-        """Count a call that begins. Raises RunBudgetExceededError where the budget refuses it."""
-        warning = self.meter.admit(kind, self.ledger.timer() - self._started_us)
-        if warning is not None:
-            self.ledger.tell("budget", str(warning))
-
-    def record_call(self, call: Call, occurred_at: int | None = None) -> None:
-        """Emit an ended call and add what it used. Never raises."""
-        ledger = self.ledger
-        now_us = ledger.clock() if occurred_at is None else occurred_at
-        self.meter.settle(call, now_us)
-        ledger.emitter.emit(
-            ledger.emitter.kinds[call.record_name],
-            self.envelope,
-            call,
-            event_id=call.event_id,
-            parent_event_id=call.parent_event_id,
-            span_id=call.span_id,
-            occurred_at=now_us,
-        )
-
-    def enclosing_event_id(self) -> str | None:
-        """The event that what happens now follows from: the open call, or the start of the run around it."""
-        innermost = enclosing.get()
-        if innermost is not None and (self.event_id is None or self._is_mine(innermost)):
-            return innermost.event_id or None
-        return self.event_id
-
-    def _record_past(
-        self, call: Call, status: str, error: BaseException | None,
-        reported_cost_usd: Decimal | float | str | None, occurred_at: int | None,
-    ) -> str:  # fmt: skip
-        call.status = status or call.status
-        if error is not None:
-            call.note_error(error)
-        call.status = call.status or "ok"
-        if reported_cost_usd is not None:
-            call.reported_cost_usd(reported_cost_usd)
-        call.requestor = call.requestor or "assistant"
-        call.event_id = new_event_id(self.ledger.clock() if occurred_at is None else occurred_at)
-        call.span_id = span_id_of(call.event_id)
-        call.parent_event_id = self.enclosing_event_id()
-        self.meter.count(call.kind)
-        self.record_call(call, occurred_at)
-        return call.event_id
-
-    def _known(self, kind: type[Call], facts: Mapping[str, object]) -> dict[str, object]:
-        """The facts that this record has fields for; the rest is told about and left out."""
-        fields = events.EVENT_TYPES[kind.record_name].__dataclass_fields__
-        own = {name: value for name, value in facts.items() if name in fields and name not in _ENVELOPE}
-        for name in facts.keys() - own.keys():
-            self.ledger.tell("unknown_field", f"{kind.record_name} has no {name}")
-        if "policy_decision_id" in own:
-            own["policy_decision_id"] = self._event_ref("policy_decision_id", own["policy_decision_id"])
-        return own
-
     def _end_as(self, status: str, reason: str) -> None:
         self._status = status
         self._reason = clean_text(reason)
@@ -313,16 +182,23 @@ class Run(RunFacts):
     def _how_it_ended(self, error: BaseException | None) -> tuple[str, str]:
         if self._status:
             return self._status, self._reason
+        if self.refused_by is not None and (error is None or not is_cancellation(error)):
+            return "halted", clean_text(self.refused_by)  # also where the agent swallowed the error, or raised its own
         if error is None or _is_clean_exit(error):
             refusal = self.meter.last_refusal
             return "succeeded", f"{self.meter.refusals} calls refused: {refusal}" if refusal else ""
-        if isinstance(error, BudgetExceededError):
+        if isinstance(error, BudgetExceededError):  # HoldRefusedError is one
             asks = getattr(error, "on_exceeded", "halt")
             return ("escalated" if asks in {"escalate", "ask_human"} else "halted"), clean_text(error)
+        if isinstance(error, HoldUnansweredError | UnpricedError):
+            return "halted", clean_text(error)
         return ("cancelled" if is_cancellation(error) else "failed"), ""
 
 
-_ENVELOPE = frozenset(events.Event.__dataclass_fields__)
+def halted_by(tenant_id: str, agent_id: str, workflow: str, run_ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The (scope, value) pairs whose halt stops a run, widest first. A halt of a run stops its sub-runs here too."""
+    named = ("tenant", tenant_id), ("agent", agent_id), ("workflow", workflow), *(("run", run_id) for run_id in run_ids)
+    return ("host", ANY), *((scope, clean_text(value, 1024)) for scope, value in named if value)
 
 
 def _is_clean_exit(error: BaseException) -> bool:

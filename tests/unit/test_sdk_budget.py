@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.producers import EmitProblem, Ledger, RunBudget, RunBudgetExceededError, RunUsage, UnknownUsageError
+from agentledger.producers import (
+    EmitProblem,
+    Estimate,
+    Ledger,
+    RunBudget,
+    RunBudgetExceededError,
+    RunUsage,
+    UnknownUsageError,
+)
 from agentledger.producers.budget_guard import check_before
 from agentledger.schemas import events
 from agentledger.schemas.errors import BudgetExceededError, UsageError
@@ -211,14 +219,75 @@ def test_what_is_unknown_closes_the_run(budget: Any, model: str, usage: dict[str
     agent(on_exceeded="warn")
 
 
-def test_a_failed_call_without_usage_costs_nothing_but_a_cancelled_one_is_unknown() -> None:
-    ledger = Ledger.for_testing(prices=PRICES)
-    with ledger.run("w", budget={"cost_usd": 1, "tokens": 9}) as run:
-        with pytest.raises(ValueError, match="429"), run.model_call(model="m"):
-            raise ValueError("429")
-        with pytest.raises(KeyboardInterrupt), run.model_call(model="m"):
-            raise KeyboardInterrupt
+class HttpStatusError(Exception):
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"HTTP {status_code}")
+        self.status_code = status_code
+
+
+class ResponseError(Exception):
+    def __init__(self, status_code: int) -> None:
+        super().__init__("an HTTP client's")
+        self.response = HttpStatusError(status_code)
+
+
+class ConnectTimeout(Exception):  # noqa: N818 - as httpx and requests call it
+    pass
+
+
+def wrapped(cause: BaseException) -> Exception:
+    error = RuntimeError("an SDK's own error")
+    error.__cause__ = cause
+    return error
+
+
+UNBILLED = [
+    HttpStatusError(429), ResponseError(500), ConnectionRefusedError(), ConnectTimeout(), wrapped(ConnectTimeout()),
+    wrapped(wrapped(HttpStatusError(529))),
+]  # fmt: skip
+MAYBE_BILLED = [
+    ValueError("429"), TimeoutError(), HttpStatusError(408), HttpStatusError(504), ConnectionResetError(),
+    KeyboardInterrupt(), HttpStatusError(200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", UNBILLED, ids=repr)
+def test_a_failed_call_that_was_not_billed_costs_nothing(error: BaseException) -> None:
+    with Ledger.for_testing(prices=PRICES).run("w", budget={"cost_usd": 1, "tokens": 9}) as run:
+        with pytest.raises(type(error)), run.model_call(model="m"):
+            raise error
+        with run.model_call(model="m") as call:
+            call.usage()
+        assert run.usage == RunUsage(model_calls=2)
+
+
+@pytest.mark.parametrize("error", MAYBE_BILLED, ids=repr)
+@pytest.mark.parametrize("limit", [{"cost_usd": 1}, {"tokens": 9}])
+def test_any_other_failed_call_without_usage_is_unknown(error: BaseException, limit: dict[str, Any]) -> None:
+    with Ledger.for_testing(prices=PRICES).run("w", budget=limit) as run:
+        with pytest.raises(type(error)), run.model_call(model="m"):
+            raise error
         with pytest.raises(UnknownUsageError):
+            run.model_call(model="m").__enter__()
+
+
+def test_a_refusal_after_the_first_token_is_unknown_too() -> None:
+    with Ledger.for_testing(prices=PRICES).run("w", budget={"tokens": 9}) as run:
+        call = run.model_call(model="m").__enter__()
+        call.first_token()
+        call.__exit__(HttpStatusError, HttpStatusError(500), None)
+        with pytest.raises(UnknownUsageError):
+            run.model_call(model="m").__enter__()
+
+
+def test_a_call_of_unknown_usage_counts_with_what_was_estimated() -> None:
+    with Ledger.for_testing(prices=PRICES).run("w", budget={"cost_usd": 1, "tokens": 100}) as run:
+        with pytest.raises(TimeoutError), run.model_call(model="m", hold=Estimate(cost_usd="0.25", tokens=60)):
+            raise TimeoutError
+        assert (run.usage.cost_nanousd, run.usage.tokens) == (250_000_000, 60)
+        with run.model_call(model="m") as call:
+            call.usage(input_tokens=40)
+        with pytest.raises(RunBudgetExceededError, match="tokens 100 of 100"):
             run.model_call(model="m").__enter__()
 
 

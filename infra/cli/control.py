@@ -1,0 +1,198 @@
+"""`agentledger halt`, `resume`, `control`: stop running agents, let them go on, and see what is in force."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.settings import Settings, load_settings
+from agentledger.producers.halt_file import VIA, HaltFile, halt_file_path
+from agentledger.producers.halts import ANY, Command
+from agentledger.schemas.errors import UsageError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+NAME_CHARACTERS_MAX = 1024  # as the SDK bounds names
+
+
+def _scoped(command: _F) -> _F:
+    """The options that say whom a command is about."""
+    for option in reversed(
+        (
+            click.option("--run", "run_id", default="", metavar="ID", help="One run, with its sub-runs."),
+            click.option("--agent", default="", metavar="NAME", help="Every run of an agent."),
+            click.option("--workflow", default="", metavar="NAME", help="Every run of a workflow."),
+            click.option(
+                "--tenant", default="", metavar="NAME",
+                help="Every run of a tenant; beside another option: whose; default: AGENTLEDGER_TENANT_ID.",
+            ),
+            click.option("--by", default="", metavar="NAME", help="Who does this; default: user@host."),
+            click.option(
+                "--local", is_flag=True, help="By this host's halt file, without Kafka; of any tenant, unless named."
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("halt")
+@_scoped
+@click.option("--reason", default="", metavar="TEXT", help="Why; the refused calls say it. Required.")
+@click.option("--expires", default="", metavar="TIME", help="Lapses after this time, such as 90s, 30m, 2h or 7d.")
+def halt(
+    *, run_id: str, agent: str, workflow: str, tenant: str, by: str, local: bool, reason: str, expires: str
+) -> None:
+    """Refuse every next call of a run, agent, workflow or tenant, until it is resumed.
+
+    With --local and nothing else: of everything on this host.
+    """
+    from agentledger.infra.control_commands import halt_locally, lapsing, publish_command, who_am_i
+
+    settings = load_settings()
+    if not reason.strip():
+        raise UsageError("a halt needs a reason", next_step="give --reason TEXT: whoever is stopped reads it")
+    expires_us = _duration_us(expires)
+    tenant_id, scope, value = _subject(
+        settings, run_id=run_id, agent=agent, workflow=workflow, tenant=tenant, local=local
+    )
+    command = Command(
+        "halt", tenant_id, scope, value, reason.strip(), by or who_am_i(), via=VIA if local else "control topic"
+    )
+    command = lapsing(command, time.time_ns() // 1000, expires_us)
+    if local:
+        path = halt_file_path()
+        halt_locally(path, command)
+        click.echo(f"halted {_named(command)} on this host: {path}")
+        return
+    publish_command(kafka_config(settings), command, settings.schema_registry_url)
+    click.echo(f"halted {_named(command)}")
+
+
+@click.command("resume")
+@_scoped
+@click.option("--reason", default="", metavar="TEXT", help="Why.")
+def resume(*, run_id: str, agent: str, workflow: str, tenant: str, by: str, local: bool, reason: str) -> None:
+    """End a halt: the calls of that run, agent, workflow or tenant are made again.
+
+    With --local and nothing else: every halt of this host's file.
+    """
+    from agentledger.infra.control_commands import lapsing, publish_command, read_halts, resume_locally, who_am_i
+
+    settings = load_settings()
+    tenant_id, scope, value = _subject(
+        settings, run_id=run_id, agent=agent, workflow=workflow, tenant=tenant, local=local
+    )
+    if local:
+
+        def lifts(halt: Command) -> bool:
+            is_same = scope == "host" or (halt.scope, halt.scope_value) == (scope, value)
+            return is_same and tenant_id in {ANY, halt.tenant_id}
+
+        path = halt_file_path()
+        count = resume_locally(path, lifts)
+        click.echo(f"{count} halt{'s' * (count != 1)} lifted on this host: {path}")
+        return
+    now_us = time.time_ns() // 1000
+    command = lapsing(Command("resume", tenant_id, scope, value, reason.strip(), by or who_am_i()), now_us, None)
+    kafka = kafka_config(settings)
+    was_halted = any(
+        found.subject == command.subject for found in read_halts(kafka, now_us, settings.schema_registry_url)
+    )
+    publish_command(kafka, command, settings.schema_registry_url)
+    click.echo(f"resumed {_named(command)}" + ("" if was_halted else ", which no halt was in force for"))
+
+
+@click.group("control")
+def control() -> None:
+    """What is halted now."""
+
+
+@control.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--local", is_flag=True, help="Only the halt file of this host, without Kafka.")
+def list_halts(as_json: bool, local: bool) -> None:
+    """List the halts in force.
+
+    Those of the control topic, of every tenant, and those of this host's file.
+    """
+    from agentledger.infra.control_commands import read_halts
+
+    settings = load_settings()
+    now_us = time.time_ns() // 1000
+    halts = [] if local else read_halts(kafka_config(settings), now_us, settings.schema_registry_url)
+    halts += [halt for halt in HaltFile(halt_file_path()).read() if halt.is_halt_at(now_us)]
+    if as_json:
+        click.echo(json.dumps([asdict(halt) for halt in halts], indent=2))
+    elif not halts:
+        click.echo("nothing is halted")
+    else:
+        _print_table(halts)
+
+
+def _print_table(halts: list[Command]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for column in ("tenant", "scope", "which", "since", "until", "by", "reason", "through"):
+        table.add_column(column, overflow="fold")
+    for halt in halts:
+        until = "resumed" if halt.expires_at is None else _utc(halt.expires_at)
+        table.add_row(
+            halt.tenant_id, halt.scope, halt.scope_value, _utc(halt.issued_at), until, halt.issued_by, halt.reason,
+            halt.via,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _subject(
+    settings: Settings, *, run_id: str, agent: str, workflow: str, tenant: str, local: bool
+) -> tuple[str, str, str]:
+    """Tenant, scope and scope value of what was asked for. Raises UsageError unless it is exactly one thing."""
+    given = [(scope, name) for scope, name in (("run", run_id), ("agent", agent), ("workflow", workflow)) if name]
+    for name in (run_id, agent, workflow, tenant):
+        if "\x00" in name or len(name) > NAME_CHARACTERS_MAX:
+            raise UsageError(
+                f"{name[:40]!r} is no name", next_step=f"give at most {NAME_CHARACTERS_MAX} printable characters"
+            )
+    if len(given) > 1:
+        raise UsageError("it is one thing at a time", next_step="give only one of --run, --agent and --workflow")
+    if given:
+        return (tenant or (ANY if local else settings.tenant_id), *given[0])
+    if tenant:
+        return tenant, "tenant", tenant
+    if local:
+        return ANY, "host", ANY
+    raise UsageError("nothing says whom this is about", next_step="give --run, --agent, --workflow or --tenant")
+
+
+def _duration_us(text: str) -> int | None:
+    if not text:
+        return None
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not int(match[1]):
+        raise UsageError(f"{text!r} is no time from now", next_step="give one such as 90s, 30m, 2h or 7d")
+    return int(match[1]) * _SECONDS[match[2]] * 1_000_000
+
+
+def _named(command: Command) -> str:
+    if command.scope == "host":
+        return "everything"
+    whose = "" if command.scope == "tenant" or command.tenant_id == ANY else f" of tenant {command.tenant_id}"
+    return f"{command.scope} {command.scope_value}{whose}"
+
+
+def _utc(time_us: int | None) -> str:
+    return "" if time_us is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_us / 1e6))
+
+
+COMMANDS = {"halt": halt, "resume": resume, "control": control}

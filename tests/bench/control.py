@@ -1,0 +1,111 @@
+"""How soon a halt stops an agent: from a command, and from the event that breaks a budget, to the next refusal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+
+from agentledger.infra.control_commands import control_event
+from agentledger.producers import ControlSettings, Ledger
+from agentledger.producers.halts import Command
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.control import control_key
+from agentledger.schemas.errors import HaltedError
+from agentledger.schemas.topics import CONTROL
+from tests.bench.report import Figure, percentile
+from tests.running_stack import RunningStack
+
+PROBES = 200
+CALL_S = 0.002  # what a call of the probing agent takes: it notices a halt at its next one
+TENANT = "bench"
+WAIT_S_MAX = 20.0
+BUDGET_PROBES = 100
+
+
+def measure(folder: Path) -> list[Figure]:
+    """p50 and p99 of both, on a whole local stack."""
+    stack = RunningStack(folder / "stack")
+    stack.up()
+    try:
+        servers = stack.endpoints()["kafka_bootstrap_servers"]
+        commanded = probe_commands(servers, folder)
+        budgets = probe_budgets(servers, folder)
+    finally:
+        stack.down()
+    return [
+        Figure("halt_ms_p50", percentile(commanded, 0.50), "ms", ""),
+        Figure("halt_ms_p99", percentile(commanded, 0.99), "ms", "under 250"),
+        Figure("halt_by_budget_ms_p50", percentile(budgets, 0.50), "ms", ""),
+        Figure("halt_by_budget_ms_p99", percentile(budgets, 0.99), "ms", "under 250"),
+    ]
+
+
+def probe_commands(servers: str, folder: Path) -> list[float]:
+    """Milliseconds from a command's emit to the refusal of the next call, an agent calling all the time."""
+    codec = Codec(open_registry())
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "enable.idempotence": True})
+    took = []
+    with probing_ledger(servers, folder) as ledger:
+        for number in range(PROBES + 1):
+            with ledger.run(workflow="probe", run_id=f"commanded-{number}") as run:
+                call(run)
+                command = Command("halt", TENANT, "run", run.run_id, "bench", "bench")
+                sent_at: list[float] = []
+                commander = threading.Thread(target=send, args=(producer, codec, command, sent_at))
+                commander.start()
+                refused_at = call_until_refused(run)
+                commander.join()
+                took.append(1000 * (refused_at - sent_at[0]))
+    return took[1:]  # the first one warms up
+
+
+def send(producer: Any, codec: Codec, command: Command, sent_at: list[float]) -> None:
+    """Emit a command, noting when."""
+    time.sleep(0.01)
+    sent_at.append(time.perf_counter())
+    producer.produce(CONTROL.name, codec.encode(control_event(command)), control_key(*command.subject))
+    producer.flush(10)
+
+
+def probe_budgets(servers: str, folder: Path) -> list[float]:
+    """Milliseconds from the emit of the event that breaks a run's budget, through the stream, to the next refusal.
+
+    The events are recorded afterwards, which the SDK's own guard doesn't refuse: only the halt from the stream does.
+    """
+    took = []
+    with probing_ledger(servers, folder) as ledger:
+        for number in range(BUDGET_PROBES + 1):
+            with ledger.run(workflow="probe", run_id=f"spender-{number}", budget={"model_calls": 1}) as run:
+                call(run)
+                run.record_model_call(model="gpt-4.1", provider="openai", status="ok", input_tokens=1)
+                began = time.perf_counter()
+                run.record_model_call(model="gpt-4.1", provider="openai", status="ok", input_tokens=1)
+                took.append(1000 * (call_until_refused(run) - began))
+    return took[1:]
+
+
+def probing_ledger(servers: str, folder: Path) -> Ledger:
+    """The agent whose calls are refused."""
+    control = ControlSettings(halt_file=folder / "halt.json", first_read_s_max=WAIT_S_MAX)
+    return Ledger(agent_id="probe", tenant_id=TENANT, bootstrap_servers=servers, control=control)
+
+
+def call(run: Any) -> None:
+    """One call that takes a moment."""
+    with run.tool_call("x"):
+        time.sleep(CALL_S)
+
+
+def call_until_refused(run: Any) -> float:
+    """When the call that was refused began (perf_counter)."""
+    end = time.perf_counter() + WAIT_S_MAX
+    while time.perf_counter() < end:
+        try:
+            call(run)
+        except HaltedError:
+            return time.perf_counter()
+    raise RuntimeError(f"run {run.run_id} was not halted within {WAIT_S_MAX:g} s")
