@@ -74,6 +74,16 @@ def _alert(row: Row) -> Text:
     )
 
 
+def _updated(row: Row) -> Text:
+    return Text(f"!! alert grown {row['rule']}, {row['count']:,} times {clean(row['summary'], 200)}", style="yellow")
+
+
+def _refused(row: Row) -> Text:
+    """A hold that wasn't granted; one that was isn't shown."""
+    why = f": {_budget(row)} allows {_amount(row['limit_amount'], row['metric'])}" if row["reason"] == "limit" else ""
+    return Text(f"!! hold {row['verdict'] or '?'}, {clean(row['reason'])}{why}", style="bold red")
+
+
 def _resolved(row: Row) -> Text:
     return Text(f"alert resolved {row['rule']} {clean(row['reason'])}".rstrip(), style="green")
 
@@ -121,6 +131,8 @@ _KINDS: dict[str, Callable[[Row], Text]] = {
     "BudgetThresholdCrossed": _threshold,
     "BudgetExceeded": _exceeded,
     "AlertRaised": _alert,
+    "AlertUpdated": _updated,
+    "HoldDecided": _refused,
     "AlertResolved": _resolved,
     "OutcomeRecorded": _outcome,
 }

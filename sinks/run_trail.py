@@ -25,7 +25,7 @@ COLUMNS = (
     "enforced", "reason", "action", "scope", "scope_value", "metric", "limit_amount", "used_amount",
     "threshold_percent", "on_exceeded", "trigger_event_id", "trigger_event_ids", "severity", "summary", "success",
     "score", "verified_by", "result", "source", "evidence_ids", "resource", "decided_by", "requested_from", "command",
-    "task", "first_missing_seq", "last_missing_seq", "arguments_digest",
+    "task", "first_missing_seq", "last_missing_seq", "arguments_digest", "count",
 )  # fmt: skip
 _WHERE = "WHERE tenant_id = {tenant_id:String} AND run_id = {run_id:String}"
 _RUN = f"SELECT * FROM agentledger.runs {_WHERE}"
@@ -82,8 +82,8 @@ def _runs(client: Client, condition: str, run_id: str, tenant_id: str | None) ->
 
 
 def is_conclusion(row: Row) -> bool:
-    """True for what a processor or the signer concluded, false for what an agent recorded."""
-    return topic_of(row["event_type"]) is not EVENTS
+    """True for what a processor, the writer or the signer concluded, false for what an agent recorded."""
+    return row["event_type"] == "ConflictDetected" or topic_of(row["event_type"]) is not EVENTS
 
 
 def in_order(events: Sequence[Row]) -> list[tuple[Row, int]]:

@@ -1,6 +1,7 @@
 """The timeline of one run, for a terminal: every step with its tokens, time and cost, and what was concluded from it.
 
-Steps stand in the order of `run_trail.in_order`; a charge stands in the line of its call.
+Steps stand in the order of `run_trail.in_order`; a charge stands in the line of its call. Offsets are of the agent's
+clock; what was concluded from a step stands below it without one, as of it only the broker's time is known.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from agentledger.sinks.run_trail import EVENTS_MAX, Row, Trail, in_order, is_con
 
 CALLS = {"ModelCallCompleted", "ToolCallCompleted"}
 REPORTED_MARK = "~"
-HIDDEN = {"CostRated", "OutcomeCosted", "BudgetHeld", "BudgetSettled", "BudgetReleased"}  # in the lines and the totals
+CONCLUDED = "concluded"  # instead of an offset: it has the broker's time, which says nothing beside the agent's clock
+# In the lines and the totals, or of no interest to who reads a run: the steps of holds that were granted.
+HIDDEN = {
+    "CostRated", "OutcomeCosted", "HoldRequested", "HoldReported", "BudgetHeld", "BudgetSettled", "BudgetReleased",
+}  # fmt: skip
 
 
 def timeline(trail: Trail) -> RenderableType:
@@ -36,7 +41,7 @@ def timeline(trail: Trail) -> RenderableType:
     charges = {
         str(row["rated_event_id"]): row["cost_nanousd"] for row in trail.events if row["event_type"] == "CostRated"
     }
-    placed = [(row, depth) for row, depth in in_order(trail.events) if row["event_type"] not in HIDDEN]
+    placed = [(row, depth) for row, depth in in_order(trail.events) if not _is_hidden(row)]
     started = trail.run["started_at"]
     repeated = repeated_ids(row for row, _ in placed)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
@@ -56,6 +61,10 @@ def timeline(trail: Trail) -> RenderableType:
     return Group(*parts)
 
 
+def _is_hidden(row: Row) -> bool:
+    return row["event_type"] in HIDDEN or (row["event_type"] == "HoldDecided" and row["verdict"] == "granted")
+
+
 def _line(row: Row, depth: int, started: datetime, charges: Mapping[str, int | None], repeated: bool) -> list[Text]:
     """The six cells of one event."""
     kind = row["event_type"]
@@ -63,13 +72,14 @@ def _line(row: Row, depth: int, started: datetime, charges: Mapping[str, int | N
     what.append_text(event_text(row))
     if repeated:
         what.append(" repeated", style="yellow")
+    concluded = is_conclusion(row)
     return [
-        Text(offset_text(row["occurred_at"], started), style="dim"),
-        Text("" if is_conclusion(row) or kind == "OutcomeRecorded" else str(row["step"]), style="dim"),
+        Text(CONCLUDED if concluded else offset_text(row["occurred_at"], started), style="dim"),
+        Text("" if concluded or kind == "OutcomeRecorded" else str(row["step"]), style="dim"),
         what,
         Text(tokens_text(row) if kind == "ModelCallCompleted" else ""),
         Text(took_text(row["latency_ms"])),
-        _cost(row, charges) if kind in CALLS else Text(),
+        _cost(row, charges) if kind in CALLS or str(row["event_id"]) in charges else Text(),
     ]
 
 
@@ -108,6 +118,9 @@ def _money(run: Row) -> Text:
     text = Text(money_text(run["cost_nanousd"]), style="bold")
     if run["unpriced_model_calls"] and run["cost_nanousd"] is not None:
         text.append(f" without {_counted(run['unpriced_model_calls'], 'unpriced call')}", style="not bold yellow")
+    for name, word in (("tool_cost_nanousd", "of it tools"), ("human_cost_nanousd", "of it people")):
+        if run[name]:
+            text.append(f" · {word} {money_text(run[name])}", style="not bold")
     for name, word in (("reported_cost_nanousd", "reported"), ("user_cost_nanousd", "simulated user")):
         if run[name] is not None:
             text.append(f" · {word} {money_text(run[name])}", style="not bold")

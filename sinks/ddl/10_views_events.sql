@@ -69,5 +69,5 @@ AS SELECT
     length(raw) AS value_bytes,
     lower(hex(raw)) AS value_hex
 FROM agentledger.ledger
-WHERE occurrence = 'first' AND event_type != ''
-COMMENT 'Every event once: envelope, type and evidence. One row per event id';
+WHERE occurrence = 'first' AND event_type NOT IN ('', 'Ticked')
+COMMENT 'Every event once, but for ticks: envelope, type and evidence. One row per event id';

@@ -28,14 +28,26 @@ CREATE OR REPLACE VIEW agentledger.runs
     reported_cost_nanousd Nullable(Int64) COMMENT 'Sum of what providers reported for the agent''s calls, or what the run reported as a whole, nano-dollars',
     unpriced_model_calls Int64 COMMENT 'Model calls of the agent without a price: cost_nanousd leaves them out',
     user_cost_nanousd Nullable(Int64) COMMENT 'Sum of the charges for a simulated user''s calls, nano-dollars, NULL where there is none. Not part of cost_nanousd',
+    model_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: model calls, NULL where none is priced',
+    tool_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: tools with a price of their own, NULL where none is priced',
+    human_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: people''s time at the configured rate, NULL where none is rated',
+    wasted_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: calls that failed, were rejected, denied or cancelled, NULL where no call is priced',
+    retry_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: attempts after the first, failed or not, NULL where no call is priced',
+    validation_cost_nanousd Nullable(Int64) COMMENT 'Of cost_nanousd: calls that a validation names as its parent, other than the call it checked, NULL where no call is priced',
+    human_ms Nullable(Int64) COMMENT 'Time that people spent on decisions in the run, milliseconds, NULL where nobody said',
     outcome_success Nullable(Bool) COMMENT 'Whether the task was achieved by the latest outcome, NULL where unknown or not recorded (yet)',
     outcome_score Nullable(Float64) COMMENT 'Graded result of the latest outcome',
     outcome_value_nanousd Nullable(Int64) COMMENT 'What the latest outcome is worth, nano-dollars',
     outcome_verified_by String COMMENT 'Who or what checked the latest outcome',
     outcomes UInt64 COMMENT 'Outcomes recorded: more than one where a later one replaced an earlier',
+    outcome_reversed Bool COMMENT 'True where an earlier outcome said the contrary of the latest',
+    outcome_at Nullable(DateTime64(6, 'UTC')) COMMENT 'When the latest outcome came about, by the clock of who recorded it, NULL without one',
+    outcome_delay_ms Nullable(Int64) COMMENT 'From the run''s end to its latest outcome by ledger time, milliseconds, NULL without both',
     policy_decisions UInt64 COMMENT 'Decisions of policy engines',
     denials UInt64 COMMENT 'Policy decisions with verdict deny',
     approvals_requested UInt64 COMMENT 'Times that a person was asked to approve',
+    approvals_decided UInt64 COMMENT 'Decisions of persons',
+    model String COMMENT 'The model that handled most of the agent''s tokens, without usage that of most calls, empty without model calls',
     budget_thresholds_crossed UInt64 COMMENT 'Soft thresholds of budgets reached in this run',
     budgets_exceeded UInt64 COMMENT 'Budgets that went over their limit in this run',
     alerts UInt64 COMMENT 'Alerts raised in this run, repetitions counted once',
@@ -76,16 +88,22 @@ AS WITH
     )) AS start,
     CAST(finish_values AS Tuple(
         status String, reason String, occurred_at DateTime64(6, 'UTC'), duration_ms Nullable(Int64),
-        reported_cost_nanousd Nullable(Int64), error_type String, error_message String
+        reported_cost_nanousd Nullable(Int64), error_type String, error_message String, ledger_time DateTime64(6, 'UTC')
     )) AS finish,
     CAST(outcome_values AS Tuple(
-        success Nullable(Bool), score Nullable(Float64), value_nanousd Nullable(Int64), verified_by String
+        success Nullable(Bool), score Nullable(Float64), value_nanousd Nullable(Int64), verified_by String,
+        occurred_at DateTime64(6, 'UTC'), ledger_time DateTime64(6, 'UTC')
     )) AS outcome,
     CAST(identity_values AS Tuple(
         workflow String, agent_id String, agent_version String, environment String,
         actor String
     )) AS identity,
-    arrayFilter(charge -> NOT has(user_call_ids, charge.1), charges) AS agent_charges
+    arrayFilter(charge -> NOT has(user_call_ids, charge.1), charges) AS agent_charges,
+    arrayFilter(charge -> charge.2 = 'model', agent_charges) AS model_charges,
+    arrayFilter(charge -> charge.2 = 'tool', agent_charges) AS tool_charges,
+    arrayFilter(charge -> charge.2 = 'human', agent_charges) AS human_charges,
+    arrayFilter(check -> check.1 IS NOT NULL AND (check.2 IS NULL OR check.1 != check.2), checks) AS called_checks,
+    arrayMap(check -> assumeNotNull(check.1), called_checks) AS checking_ids
 SELECT
     run_id,
     tenant_id,
@@ -111,14 +129,26 @@ SELECT
     coalesce(reported_by_calls, finish.reported_cost_nanousd) AS reported_cost_nanousd,
     model_calls - countEqual(agent_charges.2, 'model') AS unpriced_model_calls,
     if(length(agent_charges) = length(charges), NULL, arraySum(charges.3) - arraySum(agent_charges.3)) AS user_cost_nanousd,
+    if(empty(model_charges), NULL, arraySum(model_charges.3)) AS model_cost_nanousd,
+    if(empty(tool_charges), NULL, arraySum(tool_charges.3)) AS tool_cost_nanousd,
+    if(empty(human_charges), NULL, arraySum(human_charges.3)) AS human_cost_nanousd,
+    if(empty(agent_charges), NULL, arraySum(arrayFilter(charge -> has(wasted_ids, charge.1), agent_charges).3)) AS wasted_cost_nanousd,
+    if(empty(agent_charges), NULL, arraySum(arrayFilter(charge -> has(retry_ids, charge.1), agent_charges).3)) AS retry_cost_nanousd,
+    if(empty(agent_charges), NULL, arraySum(arrayFilter(charge -> has(checking_ids, charge.1), agent_charges).3)) AS validation_cost_nanousd,
+    human_ms,
     outcome.success AS outcome_success,
     outcome.score AS outcome_score,
     outcome.value_nanousd AS outcome_value_nanousd,
     outcome.verified_by AS outcome_verified_by,
     outcomes,
+    toBool(outcome.success IS NOT NULL AND has(known_outcomes, NOT outcome.success)) AS outcome_reversed,
+    if(outcomes > 0, toNullable(outcome.occurred_at), NULL) AS outcome_at,
+    if(outcomes > 0 AND finishes > 0, toNullable(dateDiff('millisecond', finish.ledger_time, outcome.ledger_time)), NULL) AS outcome_delay_ms,
     policy_decisions,
     denials,
     approvals_requested,
+    approvals_decided,
+    arraySort((name, tokens, calls) -> (-tokens, -calls, name), model_use.1, model_use.2, model_use.3)[1] AS model,
     budget_thresholds_crossed,
     budgets_exceeded,
     length(alert_ids) AS alerts,
@@ -160,11 +190,11 @@ FROM
             (ledger_time, log_index), event_type = 'RunStarted'
         ) AS start_values,
         argMaxIf(
-            (status, reason, occurred_at, duration_ms, reported_cost_nanousd, error_type, error_message),
+            (status, reason, occurred_at, duration_ms, reported_cost_nanousd, error_type, error_message, ledger_time),
             (ledger_time, log_index), event_type = 'RunFinished'
         ) AS finish_values,
         argMaxIf(
-            (success, score, value_nanousd, verified_by),
+            (success, score, value_nanousd, verified_by, occurred_at, ledger_time),
             (ledger_time, log_index), event_type = 'OutcomeRecorded'
         ) AS outcome_values,
         argMinIf(
@@ -193,6 +223,13 @@ FROM
         sumIf(reported_cost_nanousd, is_agent AND event_type IN ('ModelCallCompleted', 'ToolCallCompleted')) AS reported_by_calls,
         groupArrayIf((rated_event_id, kind, assumeNotNull(cost_nanousd)), event_type = 'CostRated' AND cost_nanousd IS NOT NULL) AS charges,
         groupArrayIf(event_id, event_type IN ('ModelCallCompleted', 'ToolCallCompleted') AND NOT is_agent) AS user_call_ids,
+        groupArrayIf(event_id, is_agent AND event_type IN ('ModelCallCompleted', 'ToolCallCompleted') AND status IN ('error', 'rejected', 'cancelled', 'timeout', 'denied')) AS wasted_ids,
+        groupArrayIf(event_id, is_agent AND event_type IN ('ModelCallCompleted', 'ToolCallCompleted') AND attempt > 1) AS retry_ids,
+        groupArrayIf((parent_event_id, validated_event_id), event_type = 'ValidationCompleted') AS checks,
+        sumMapIf([call_model], [call_tokens], [1], is_agent_model_call) AS model_use,
+        sumIf(human_ms, event_type = 'ApprovalDecided') AS human_ms,
+        groupUniqArrayIf(assumeNotNull(success), event_type = 'OutcomeRecorded' AND success IS NOT NULL) AS known_outcomes,
+        countIf(event_type = 'ApprovalDecided') AS approvals_decided,
         countIf(event_type = 'PolicyDecided') AS policy_decisions,
         countIf(event_type = 'PolicyDecided' AND verdict = 'deny') AS denials,
         countIf(event_type = 'ApprovalRequested') AS approvals_requested,
@@ -205,15 +242,18 @@ FROM
         SELECT
             *,
             event_type NOT IN (
-                'CostRated', 'OutcomeCosted', 'BudgetHeld', 'BudgetSettled', 'BudgetReleased', 'BudgetThresholdCrossed',
-                'BudgetExceeded', 'AlertRaised', 'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected',
-                'ConflictDetected'
+                'CostRated', 'OutcomeCosted', 'BudgetDeclared', 'HoldRequested', 'HoldReported', 'HoldDecided', 'BudgetHeld',
+                'BudgetSettled', 'BudgetReleased', 'BudgetThresholdCrossed', 'BudgetExceeded', 'AlertRaised', 'AlertUpdated',
+                'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected', 'ConflictDetected'
             ) AS is_fact,
             is_fact AND event_type != 'OutcomeRecorded' AS is_activity,
             requestor IN ('', 'assistant') AS is_agent,
-            is_agent AND event_type = 'ModelCallCompleted' AS is_agent_model_call
+            is_agent AND event_type = 'ModelCallCompleted' AS is_agent_model_call,
+            toString(if(answered_model != '', answered_model, requested_model)) AS call_model,
+            ifNull(input_tokens, 0) + ifNull(cache_read_tokens, 0) + ifNull(cache_write_tokens, 0) + ifNull(output_tokens, 0)
+                + ifNull(reasoning_tokens, 0) AS call_tokens
         FROM agentledger.ledger
-        WHERE occurrence = 'first' AND event_type != '' AND run_id != ''
+        WHERE occurrence = 'first' AND event_type NOT IN ('', 'Ticked') AND run_id != ''
     )
     GROUP BY tenant_id, run_id
     HAVING facts > 0

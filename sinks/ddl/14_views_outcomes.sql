@@ -58,13 +58,17 @@ CREATE OR REPLACE VIEW agentledger.charges
 (
     run_id String COMMENT 'The run: one attempt of an agent at one task',
     rated_event_id UUID COMMENT 'The call that was rated',
-    kind LowCardinality(String) COMMENT 'model or tool',
+    kind LowCardinality(String) COMMENT 'model, tool or human',
     provider LowCardinality(String) COMMENT 'Provider by the price book''s name',
     model LowCardinality(String) COMMENT 'Model by the price book''s name, the asked-for name where unpriced',
     priced Bool COMMENT 'False where the price book has no price: cost_nanousd is then NULL, never 0',
     cost_nanousd Nullable(Int64) COMMENT 'The whole charge, nano-dollars',
     input_cost_nanousd Nullable(Int64) COMMENT 'Share of all input, caches included',
     output_cost_nanousd Nullable(Int64) COMMENT 'Share of all output, reasoning included',
+    cache_read_cost_nanousd Nullable(Int64) COMMENT 'Of the input share: tokens read from the provider''s cache, NULL in charges of older releases',
+    cache_write_cost_nanousd Nullable(Int64) COMMENT 'Of the input share: tokens written to the provider''s cache',
+    reasoning_cost_nanousd Nullable(Int64) COMMENT 'Of the output share: reasoning tokens',
+    service_tier LowCardinality(String) COMMENT 'Price-relevant tier, empty is standard',
     reported_cost_nanousd Nullable(Int64) COMMENT 'What the provider reported for the same call',
     price_source LowCardinality(String) COMMENT 'Name of the price book',
     price_version LowCardinality(String) COMMENT 'Version of the price book',
@@ -94,6 +98,10 @@ AS SELECT
     cost_nanousd,
     input_cost_nanousd,
     output_cost_nanousd,
+    cache_read_cost_nanousd,
+    cache_write_cost_nanousd,
+    reasoning_cost_nanousd,
+    service_tier,
     reported_cost_nanousd,
     price_source,
     price_version,
@@ -114,7 +122,7 @@ AS SELECT
     event_id
 FROM agentledger.ledger
 WHERE occurrence = 'first' AND event_type = 'CostRated'
-COMMENT 'One row per charge: what one call cost by a named version of a price book';
+COMMENT 'One row per charge: what one call, or a person''s time, cost by a named version of a price book';
 
 CREATE OR REPLACE VIEW agentledger.outcome_costs
 (
@@ -129,6 +137,15 @@ CREATE OR REPLACE VIEW agentledger.outcome_costs
     unpriced_model_calls Int64 COMMENT 'Model calls without a price',
     tool_calls Int64 COMMENT 'Tool calls of the run',
     tool_errors Int64 COMMENT 'Tool calls that failed',
+    model_cost_nanousd Nullable(Int64) COMMENT 'Of the cost: model calls, NULL in statements of older releases',
+    tool_cost_nanousd Nullable(Int64) COMMENT 'Of the cost: tools with a price of their own',
+    human_cost_nanousd Nullable(Int64) COMMENT 'Of the cost: people''s time at the configured rate',
+    wasted_cost_nanousd Nullable(Int64) COMMENT 'Of the cost: calls that failed, were rejected or cancelled',
+    retry_cost_nanousd Nullable(Int64) COMMENT 'Of the cost: attempts after the first',
+    human_ms Nullable(Int64) COMMENT 'Time that people spent on the run, milliseconds',
+    parent_run_id String COMMENT 'The run that started this one, empty for a top-level run and in statements of older releases',
+    prompt_version String COMMENT 'Version or digest of the prompt',
+    policy_version String COMMENT 'Version or digest of the policy',
     outcome_event_id Nullable(UUID) COMMENT 'The outcome that counted',
     workflow String COMMENT 'The kind of task: what runs are grouped by',
     agent_id String COMMENT 'Which agent acted',
@@ -140,7 +157,10 @@ AS WITH
         success Nullable(Bool), run_status String, revision Int64, cost_nanousd Nullable(Int64),
         reported_cost_nanousd Nullable(Int64), model_calls Int64, unpriced_model_calls Int64, tool_calls Int64,
         tool_errors Int64, outcome_event_id Nullable(UUID), workflow String, agent_id String,
-        ledger_time DateTime64(6, 'UTC'), event_id UUID
+        ledger_time DateTime64(6, 'UTC'), event_id UUID, model_cost_nanousd Nullable(Int64),
+        tool_cost_nanousd Nullable(Int64), human_cost_nanousd Nullable(Int64), wasted_cost_nanousd Nullable(Int64),
+        retry_cost_nanousd Nullable(Int64), human_ms Nullable(Int64), parent_run_id String, prompt_version String,
+        policy_version String
     )) AS latest
 SELECT
     run_id,
@@ -154,6 +174,15 @@ SELECT
     latest.unpriced_model_calls AS unpriced_model_calls,
     latest.tool_calls AS tool_calls,
     latest.tool_errors AS tool_errors,
+    latest.model_cost_nanousd AS model_cost_nanousd,
+    latest.tool_cost_nanousd AS tool_cost_nanousd,
+    latest.human_cost_nanousd AS human_cost_nanousd,
+    latest.wasted_cost_nanousd AS wasted_cost_nanousd,
+    latest.retry_cost_nanousd AS retry_cost_nanousd,
+    latest.human_ms AS human_ms,
+    latest.parent_run_id AS parent_run_id,
+    latest.prompt_version AS prompt_version,
+    latest.policy_version AS policy_version,
     latest.outcome_event_id AS outcome_event_id,
     latest.workflow AS workflow,
     latest.agent_id AS agent_id,
@@ -166,7 +195,9 @@ FROM
         run_id,
         argMax(
             (success, run_status, revision, cost_nanousd, reported_cost_nanousd, model_calls, unpriced_model_calls,
-             tool_calls, tool_errors, outcome_event_id, workflow, agent_id, ledger_time, event_id),
+             tool_calls, tool_errors, outcome_event_id, workflow, agent_id, ledger_time, event_id, model_cost_nanousd,
+             tool_cost_nanousd, human_cost_nanousd, wasted_cost_nanousd, retry_cost_nanousd, human_ms, parent_run_id,
+             prompt_version, policy_version),
             (revision, ledger_time, log_index)
         ) AS latest_values
     FROM agentledger.ledger
@@ -256,7 +287,7 @@ CREATE OR REPLACE VIEW agentledger.alerts
     status String COMMENT 'open, or resolved where the last word is a resolution',
     rule String COMMENT 'The rule that fired',
     severity String COMMENT 'info, warning or critical',
-    summary String COMMENT 'One line: what, where, how much',
+    summary String COMMENT 'One line of the latest raise or update: what, where, how much',
     scope String COMMENT 'tenant, agent, workflow, run, …',
     scope_value String COMMENT 'Which one of that scope',
     runbook_url String COMMENT 'What to do',
@@ -270,23 +301,32 @@ CREATE OR REPLACE VIEW agentledger.alerts
     resolve_reason String COMMENT 'Why it is over',
     resolved_by String COMMENT 'A person, or the rule itself',
     raises UInt64 COMMENT 'How often it was raised',
+    updates UInt64 COMMENT 'How often it was stated that it had grown',
+    seen Int64 COMMENT 'How often the condition was seen, as far as the latest raise or update says',
+    observed Nullable(Float64) COMMENT 'What was measured last, in the rule''s unit',
+    expected Nullable(Float64) COMMENT 'What the rule holds for the limit, in the same unit',
+    rule_version String COMMENT 'Digest of the rule as it was at the first raise',
+    last_ledger_time DateTime64(6, 'UTC') COMMENT 'Ledger time of the last word on it',
     tenant_id LowCardinality(String) COMMENT 'Whose ledger this is'
 )
 AS WITH
     CAST(first_values AS Tuple(
         rule String, severity String, summary String, scope String,
         scope_value String, runbook_url String, trigger_event_ids Array(String), run_id String,
-        workflow String, agent_id String
+        workflow String, agent_id String, rule_version String
     )) AS first,
     CAST(last_values AS Tuple(
         event_type String, ledger_time DateTime64(6, 'UTC'), reason String, resolved_by String
-    )) AS last
+    )) AS last,
+    CAST(grown_values AS Tuple(
+        severity String, summary String, seen Int64, observed Nullable(Float64), expected Nullable(Float64)
+    )) AS grown
 SELECT
     alert_id,
     if(last.event_type = 'AlertResolved', 'resolved', 'open') AS status,
     first.rule AS rule,
-    first.severity AS severity,
-    first.summary AS summary,
+    if(grown.severity != '', grown.severity, first.severity) AS severity,
+    grown.summary AS summary,
     first.scope AS scope,
     first.scope_value AS scope_value,
     first.runbook_url AS runbook_url,
@@ -300,6 +340,12 @@ SELECT
     if(last.event_type = 'AlertResolved', last.reason, '') AS resolve_reason,
     if(last.event_type = 'AlertResolved', last.resolved_by, '') AS resolved_by,
     raises,
+    updates,
+    grown.seen AS seen,
+    grown.observed AS observed,
+    grown.expected AS expected,
+    first.rule_version AS rule_version,
+    last.ledger_time AS last_ledger_time,
     tenant_id
 FROM
 (
@@ -307,15 +353,20 @@ FROM
         tenant_id,
         alert_id,
         argMinIf(
-            (rule, severity, summary, scope, scope_value, runbook_url, trigger_event_ids, run_id, workflow, agent_id),
+            (rule, severity, summary, scope, scope_value, runbook_url, trigger_event_ids, run_id, workflow, agent_id, rule_version),
             (ledger_time, log_index), event_type = 'AlertRaised'
         ) AS first_values,
-        argMax((event_type, ledger_time, reason, resolved_by), (ledger_time, event_type = 'AlertResolved', log_index)) AS last_values,
+        argMaxIf(
+            (severity, summary, count, observed, expected),
+            (ledger_time, log_index), event_type IN ('AlertRaised', 'AlertUpdated')
+        ) AS grown_values,
+        argMax((event_type, ledger_time, reason, resolved_by), (ledger_time, log_index)) AS last_values,
         minIf(ledger_time, event_type = 'AlertRaised') AS first_raised_at,
         maxIf(ledger_time, event_type = 'AlertRaised') AS latest_raised_at,
-        countIf(event_type = 'AlertRaised') AS raises
+        countIf(event_type = 'AlertRaised') AS raises,
+        countIf(event_type = 'AlertUpdated') AS updates
     FROM agentledger.ledger
-    WHERE occurrence = 'first' AND event_type IN ('AlertRaised', 'AlertResolved')
+    WHERE occurrence = 'first' AND event_type IN ('AlertRaised', 'AlertUpdated', 'AlertResolved')
     GROUP BY tenant_id, alert_id
 )
 COMMENT 'One row per alert, however often it was raised';

@@ -101,7 +101,7 @@ FROM
     (
         SELECT tenant_id, producer_id, producer_seq, ledger_time, false AS is_announcement
         FROM agentledger.ledger
-        WHERE event_type != ''
+        WHERE event_type NOT IN ('', 'Ticked')
         UNION ALL
         SELECT tenant_id, gap_producer_id AS producer_id, 0 AS producer_seq, ledger_time, true AS is_announcement
         FROM agentledger.ledger

@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
-import time
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import clickhouse_connect
 import pytest
 from rich.console import Console
 
-from agentledger.infra.stack.clickhouse import ClickHouseService
-from agentledger.infra.stack.ports import free_port
 from agentledger.schemas import events as e
 from agentledger.schemas.errors import StoreError, UsageError
-from agentledger.schemas.events import EVENT_TYPES, Event
+from agentledger.schemas.events import EVENT_TYPES
 from agentledger.schemas.topics import EVENTS, topic_of
 from agentledger.sinks.queries import query
 from agentledger.sinks.run_trail import read_trail
 from agentledger.sinks.scoreboard import scoreboard, scoreboard_rows
-from agentledger.sinks.tables import table_statements
 from agentledger.sinks.timeline import timeline
+from tests.ledger_rows import DAY_S, Ledger, clickhouse_with_views, id_of
 
 pytestmark = pytest.mark.integration
-DDL = Path(__file__).parents[2] / "sinks" / "ddl"
-START_US = 1_767_225_600_000_000  # 2026-01-01
-DAY_S = 86_400
-
-
-def iso(moment_us: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment_us)).strftime("%Y-%m-%d %H:%M:%S.%f")
-
-
-def id_of(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
-
-
-class Ledger:
-    """Collects rows as the writer would put them, in ledger order."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.seqs: dict[str, int] = {}
-
-    def add(self, kind: type[Event], name: str, at_s: float, occurrence: str = "first", /, **fields: Any) -> str:
-        producer = fields.setdefault("producer_id", "p1")
-        seq = fields.pop("producer_seq", self.seqs.get(producer, 0))
-        if occurrence == "first":
-            self.seqs[producer] = seq + 1
-        occurred_us = START_US + int(at_s * 1_000_000)
-        fields = {"tenant_id": "acme", "run_id": "r1", "agent_id": "bot", "workflow": "refund"} | fields
-        event = kind(event_id=id_of(name), producer_seq=seq, occurred_at=occurred_us, **fields)
-        values = {key: value for key, value in dataclasses.asdict(event).items() if value is not None}
-        for key in ("occurred_at", "expires_at", "window_start", "window_end"):
-            if key in values:
-                values[key] = iso(values[key])
-        self.put(values | {"topic": topic_of(kind.__name__).name, "event_type": kind.__name__}, at_s, occurrence)
-        return event.event_id
-
-    def put(self, values: dict[str, Any], at_s: float, occurrence: str = "first") -> None:
-        ledger_time = iso(START_US + int(at_s * 1_000_000) + 5_000)
-        place = {"offset": len(self.rows), "log_index": len(self.rows), "ledger_time": ledger_time}
-        self.rows.append(values | place | {"batch_time": ledger_time, "occurrence": occurrence, "raw": "raw bytes"})
 
 
 def fill_r1(ledger: Ledger) -> None:
@@ -150,29 +102,37 @@ def fill_others(ledger: Ledger) -> None:
     ledger.put({"topic": EVENTS.name, "event_type": "", "poison_reason": "not Avro"}, 90)
 
 
+def fill_holds(ledger: Ledger) -> None:
+    """Five holds: settled after a release that came too early, refused, expired, held, and one only asked for."""
+    add = ledger.add
+    for number, name in enumerate(["h1", "h2", "h3", "h4", "h5"]):
+        hold = {"run_id": "held", "hold_id": name, "producer_id": "hp"}
+        add(e.HoldRequested, f"{name} ask", 100 + number, ask_cost_nanousd=500, ask_tokens=10, **hold)
+        verdict = {"h2": "refused", "h5": ""}.get(name, "granted")
+        if verdict:
+            add(e.HoldDecided, f"{name} said", 100.02 + number, verdict=verdict,
+                **hold | {"reason": "limit", "budget_id": "team"} if name == "h2" else hold)  # fmt: skip
+    h1, h3 = ({"run_id": "held", "hold_id": name, "producer_id": "hp"} for name in ("h1", "h3"))
+    add(e.HoldReported, "h1 over", 110, action="settle", actual_cost_nanousd=333, call_event_id=id_of("m1"), **h1)
+    add(e.HoldReported, "h1 late", 111, action="release", reason="lost", **h1)
+    add(e.BudgetReleased, "h3 over", 112, reason="expired", metric="tokens", amount=10, **h3)
+    limit = {"budget_id": "team", "metric": "cost_nanousd", "run_id": "", "producer_id": "hp", "scope": "team"}
+    add(e.BudgetDeclared, "team 1", 90, limit_amount=1000, budget_version=1, window="day", **limit)
+    add(e.BudgetDeclared, "team 2", 95, limit_amount=2000, budget_version=2, window="day", **limit)
+    grown = {"producer_id": "x", "rule": "loop", "alert_id": id_of("loop"), "run_id": "held"}
+    add(e.AlertRaised, "loop 1", 96, severity="warning", summary="3 times", observed=3.0, expected=2.0, **grown)
+    add(e.AlertUpdated, "loop 2", 97, severity="critical", summary="10 times", count=10, observed=10.0, **grown)
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    http = free_port()
-    service = ClickHouseService(tmp_path_factory.mktemp("clickhouse"), http, free_port({http}))
-    service.start()
-    try:
-        service.wait_ready(time.monotonic() + 60)
-        connected = clickhouse_connect.get_client(host="127.0.0.1", port=http)
-        for statement in table_statements():
-            connected.command(statement)
-        for file in sorted(DDL.glob("1*_views*.sql")):
-            for statement in file.read_text("utf-8").split(";"):
-                if statement.strip():
-                    connected.command(statement)
-        ledger = Ledger()
-        fill_r1(ledger)
-        fill_others(ledger)
-        lines = "\n".join(json.dumps(row) for row in ledger.rows)
-        connected.raw_insert("agentledger.ledger", insert_block=lines, fmt="JSONEachRow")
+    ledger = Ledger()
+    fill_r1(ledger)
+    fill_others(ledger)
+    fill_holds(ledger)
+    with clickhouse_with_views(tmp_path_factory.mktemp("clickhouse")) as (connected, _):
+        ledger.write(connected)
         yield connected
-        connected.close()
-    finally:
-        service.stop()
 
 
 def records(client: Any, sql: str) -> list[dict[str, Any]]:
@@ -267,7 +227,7 @@ def test_money_adds_up_to_the_nanodollar_and_is_an_integer(client: Any) -> None:
     charges = one(client, "SELECT sum(cost_nanousd) AS n FROM agentledger.charges WHERE run_id != 'ghost'")["n"]
     assert runs == calls == charges == 2501
     money = records(client, "SELECT type FROM system.columns WHERE database = 'agentledger' AND name LIKE '%nanousd'")
-    assert {row["type"] for row in money} == {"Nullable(Int64)"}
+    assert {row["type"] for row in money} == {"Nullable(Int64)", "Int64"}  # what a hold asks for is never unknown
 
 
 def test_the_latest_outcome_by_ledger_order_counts(client: Any) -> None:
@@ -285,20 +245,40 @@ def test_stated_costs_agree_with_runs(client: Any) -> None:
 
 
 def test_an_alert_is_one_row_however_often_raised(client: Any) -> None:
-    alert = one(client, "SELECT * FROM agentledger.alerts")
+    alert = one(client, "SELECT * FROM agentledger.alerts WHERE rule = 'budget_exceeded'")
     assert (alert["run_id"], alert["raises"], alert["status"], alert["severity"]) == ("r1", 3, "open", "critical")
     assert alert["resolved_at"] is None  # raised again after it was resolved
 
 
 def test_budget_events_and_decisions(client: Any) -> None:
     budget = records(
-        client, "SELECT event_type, used_amount, limit_amount FROM agentledger.budget_events ORDER BY log_index"
+        client,
+        "SELECT event_type, used_amount, limit_amount FROM agentledger.budget_events"
+        " WHERE run_id = 'r1' ORDER BY log_index",
     )
     assert [tuple(row.values()) for row in budget] == [
         ("BudgetThresholdCrossed", 2001, 2000), ("BudgetExceeded", 2001, 2000),
     ]  # fmt: skip
     verdicts = records(client, "SELECT verdict, enforced FROM agentledger.policy_decisions ORDER BY step")
     assert [tuple(row.values()) for row in verdicts] == [("allow", ""), ("deny", "blocked")]
+
+
+def test_an_alert_that_grows_says_how_far(client: Any) -> None:
+    alert = one(client, "SELECT * FROM agentledger.alerts WHERE rule = 'loop'")
+    assert (alert["raises"], alert["updates"], alert["seen"], alert["observed"]) == (1, 1, 10, 10.0)
+    assert (alert["severity"], alert["summary"], alert["status"]) == ("critical", "10 times", "open")
+
+
+def test_a_hold_is_one_row_with_what_became_of_it(client: Any) -> None:
+    columns = "hold_id, status, reason, ask_cost_nanousd, actual_cost_nanousd, decision_ms"
+    rows = records(client, f"SELECT {columns} FROM agentledger.holds ORDER BY hold_id")
+    assert [tuple(row.values()) for row in rows] == [
+        ("h1", "settled", "", 500, 333, 20), ("h2", "refused", "limit", 500, None, 20),
+        ("h3", "expired", "", 500, None, 20), ("h4", "held", "", 500, None, 20),
+        ("h5", "requested", "", 500, None, None),
+    ]  # fmt: skip
+    limits = records(client, "SELECT limit_amount, is_current FROM agentledger.budgets ORDER BY budget_version")
+    assert [tuple(row.values()) for row in limits] == [(1000, False), (2000, True)]
 
 
 def test_the_scoreboard_counts_failed_runs_into_the_price_of_success(client: Any) -> None:
@@ -358,7 +338,7 @@ def test_the_lists_of_conclusions_in_the_sql_are_the_catalogues(client: Any) -> 
         "as_select"
     ]
     listed = sql.split("event_type NOT IN (")[1].split(")")[0]
-    derived = {name for name in EVENT_TYPES if topic_of(name) is not EVENTS}
+    derived = {name for name in EVENT_TYPES if topic_of(name) is not EVENTS} | {"ConflictDetected"}  # the writer's
     assert {name.strip(" '") for name in listed.split(",")} == derived
 
 

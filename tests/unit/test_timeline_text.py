@@ -16,21 +16,21 @@ from agentledger.schemas.events import EVENT_TYPES
 from agentledger.sinks.event_text import duration_text, money_text
 from agentledger.sinks.run_trail import COLUMNS, Trail, in_order
 from agentledger.sinks.scoreboard import scoreboard
-from agentledger.sinks.timeline import timeline
+from agentledger.sinks.timeline import HIDDEN, timeline
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TEXTS = {"event_type", "producer_id", "requestor", "answered_model", "requested_model", "tool", "target", "status"} | {
     name for name in COLUMNS if name.startswith(("error", "scope", "policy", "rule", "verdict", "enforced", "reason"))
 } | {"action", "metric", "on_exceeded", "severity", "summary", "verified_by", "result", "source", "resource"} | {
     "decided_by", "requested_from", "command", "task", "arguments_digest", "tenant_id"}  # fmt: skip
-COUNTS = {"step", "log_index", "attempt", "limit_amount", "used_amount", "threshold_percent"}
+COUNTS = {"step", "log_index", "attempt", "limit_amount", "used_amount", "threshold_percent", "count"}
 RUN: dict[str, Any] = {
     "run_id": "r1", "workflow": "refund", "agent_id": "bot", "agent_version": "3", "tenant_id": "acme", "source": "sdk",
     "status": "failed", "outcome_success": False, "outcomes": 1, "started_at": START, "duration_ms": 61_000,
     "start_recorded": True, "model_calls": 1, "tool_calls": 2, "tool_errors": 1, "repeated_tool_calls": 1,
     "total_tokens": 1150, "denials": 0, "budgets_exceeded": 1, "alerts": 0, "cost_nanousd": 3_100_000,
     "unpriced_model_calls": 0, "reported_cost_nanousd": None, "user_cost_nanousd": None,
-    "budget_cost_nanousd": 3_000_000,
+    "budget_cost_nanousd": 3_000_000, "tool_cost_nanousd": None, "human_cost_nanousd": None,
 }  # fmt: skip
 
 
@@ -69,15 +69,15 @@ run r1
 failed · failure · 2026-01-01 00:00:00 UTC, 1m01s
 workflow refund · agent bot 3 · tenant acme · source sdk
 
-  time step what                                           tokens   took    cost
- +0.0s    0 run started order A-1
- +1.0s    1 model gpt-4.1                                1,100→50 1200ms $0.0031
- +3.0s        !! cost budget of the run exceeded:
-            $0.0031 of $0.0030, halt
- +2.0s    2   tool refund on order:A-1                              20ms
- +3.0s    3   tool refund try 2 timeout repeated                   30.0s
-+61.0s    4 run failed (no refund)
-+2d00h      outcome failure score 0.5 by suite
+     time step what                                        tokens   took    cost
+    +0.0s    0 run started order A-1
+    +1.0s    1 model gpt-4.1                             1,100→50 1200ms $0.0031
+concluded        !! cost budget of the run exceeded:
+               $0.0031 of $0.0030, halt
+    +2.0s    2   tool refund on order:A-1                           20ms
+    +3.0s    3   tool refund try 2 timeout repeated                30.0s
+   +61.0s    4 run failed (no refund)
+   +2d00h      outcome failure score 0.5 by suite
 
 1 model call · 2 tool calls (1 failed, 1 repeated) · 1,150 tokens · 1 broken
 budget
@@ -110,11 +110,40 @@ def test_a_provider_cost_is_not_shown_as_ours() -> None:
     assert "unpriced" in shown(timeline(Trail(RUN, [call | {"reported_cost_nanousd": None}])))
 
 
+def test_a_persons_time_has_its_cost_in_the_line_of_the_decision() -> None:
+    events = [
+        row("ApprovalDecided", "a1", 1, verdict="approved"),
+        row("CostRated", "c1", 1, rated_event_id="a1", cost_nanousd=6 * 10**9),
+        row("ApprovalDecided", "a2", 2, verdict="rejected"),
+    ]
+    text = shown(timeline(Trail(RUN | {"human_cost_nanousd": 6 * 10**9}, events)))
+    approved, rejected = (line for line in text.splitlines() if "approval decided" in line)
+    assert approved.endswith("$6.0000")
+    assert rejected.endswith("rejected")
+    assert "of it people $6.0000" in text
+
+
 @pytest.mark.parametrize("event_type", sorted(EVENT_TYPES))
 def test_each_kind_of_event_has_words(event_type: str) -> None:
     text = shown(timeline(Trail(RUN, [row(event_type, "x", metric="tokens")])))
-    hidden = event_type in {"CostRated", "OutcomeCosted", "BudgetHeld", "BudgetSettled", "BudgetReleased"}
-    assert ("+0.0s" in text) is not hidden
+    assert ("+0.0s" in text or "\nconcluded" in text) is (event_type not in HIDDEN)
+
+
+def test_a_hold_shows_where_it_was_refused() -> None:
+    hold = {"metric": "cost_nanousd", "scope": "team", "scope_value": "x", "limit_amount": 10**9, "reason": "limit"}
+    granted, refused = (row("HoldDecided", verdict, verdict=verdict, **hold) for verdict in ("granted", "refused"))
+    text = shown(timeline(Trail(RUN, [granted, refused])))
+    assert text.count("!! hold") == 1
+    assert "concluded      !! hold refused, limit: cost budget of team x" in text
+
+
+def test_a_conclusion_has_no_offset_to_the_agents_clock() -> None:
+    """Imported runs are of long ago: what was concluded from them today is not days late."""
+    call = row("ToolCallCompleted", "t1", 2, step=2, tool="refund", status="ok")
+    alert = row("AlertRaised", "a1", 86_400 * 4, trigger_event_ids=["t1"], severity="warning", rule="loop")
+    text = shown(timeline(Trail(RUN, [call, alert])))
+    assert "4d" not in text
+    assert "concluded        !! alert warning loop" in text
 
 
 def test_a_late_step_stands_where_it_belongs() -> None:
