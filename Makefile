@@ -8,11 +8,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check bench events clean
+.PHONY: help install demo test check bench events rules-table clean
 
 help:
 	@sed -n 's/^# //p' Makefile
-	@echo "targets: demo test check bench events clean"
+	@echo "targets: demo test check bench events rules-table clean"
 
 $(INSTALLED): pyproject.toml
 	@echo "installing into $(VENV) (the first time takes a minute)"
@@ -45,6 +45,9 @@ bench: $(INSTALLED)
 events: $(INSTALLED)
 	$(BIN)/python -m agentledger.infra.codegen
 	$(BIN)/agentledger schemas lock
+
+rules-table: $(INSTALLED)
+	$(BIN)/python -m tests.rules_table --write
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info bench.json

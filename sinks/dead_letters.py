@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from agentledger.schemas import Codec, derived_id
 from agentledger.schemas.errors import BrokerError, CodecError, UnknownSchemaError
 from agentledger.schemas.events import ConflictDetected
-from agentledger.schemas.topics import DEAD_LETTERS, INTEGRITY
+from agentledger.schemas.topics import DEAD_LETTERS, topic_of
 from agentledger.sinks.batching import Batch, Conflict
 from agentledger.sinks.rows import LedgerRow
 
@@ -76,7 +76,8 @@ def _conflict(conflict: Conflict, codec: Codec) -> Announcement | None:
         other_body_sha256=row.hashes[64:96].hex(),
         place=place,
     )
-    return Announcement(INTEGRITY.name, other.run_id.encode(), codec.encode(event), [])
+    # Among the run's own events, so that the rules on runs see it in an order that replays the same.
+    return Announcement(topic_of("ConflictDetected").name, other.run_id.encode(), codec.encode(event), [])
 
 
 class Announcer:
