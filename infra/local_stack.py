@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Mapping
 
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, Program, Stack, StackConfig
+from agentledger.sinks.key_files import KeyFolder
 
 MEMORY_BROKER_PARTITIONS = 4  # librdkafka's mock cluster makes every topic with this many
 
-PROGRAMS = (Program("writer", ["writer"]), Program("packer", ["packer"]), Program("worker", ["worker"]))
+PROGRAMS = (
+    Program("writer", ["writer"]),
+    Program("packer", ["packer"]),
+    Program("worker", ["worker"]),
+    Program("holds", ["holds"]),
+    Program("reconcile", ["reconcile", "--watch"]),
+    Program("scopes", ["scopes"]),
+    Program("ticker", ["ticker"]),
+)
+SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
 
 def local_stack(config: StackConfig, settings: Settings) -> Stack:
@@ -37,5 +48,10 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             can_create_topics=not memory,
         )
         prepare_clickhouse(endpoints.clickhouse_url, settings)
+        if not memory:
+            keys = KeyFolder(settings.signer_dir or config.data_dir / "signer")
+            if not keys.private_path.exists():
+                keys.new(f"{socket.gethostname()}/agentledger")
 
-    return Stack(config, programs=PROGRAMS, prepare=prepare, program_env=program_env)
+    programs = PROGRAMS if memory else (*PROGRAMS, SIGNER)
+    return Stack(config, programs=programs, prepare=prepare, program_env=program_env)

@@ -1,7 +1,19 @@
 """The stream processors: prices, run budgets and cost per outcome, concluded while the agents run."""
 
 from agentledger.processors.packer import PackerConfig, run_packer
+from agentledger.processors.scope_worker import run_scopes
+from agentledger.processors.ticker import TickerConfig, run_ticker
 from agentledger.processors.topics import worker_topics
-from agentledger.processors.worker import WorkerConfig, run_worker
+from agentledger.processors.worker import WorkerConfig, run_holds, run_worker
 
-__all__ = ["PackerConfig", "WorkerConfig", "run_packer", "run_worker", "worker_topics"]
+__all__ = [
+    "PackerConfig",
+    "TickerConfig",
+    "WorkerConfig",
+    "run_holds",
+    "run_packer",
+    "run_scopes",
+    "run_ticker",
+    "run_worker",
+    "worker_topics",
+]

@@ -36,7 +36,7 @@ class AcknowledgedProducer:
         self._producer = Producer(producer_settings(kafka))
         self._failure: str | None = None
 
-    def send(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+    def send(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         """Queue a record. Waits for room when the queue is full; raises BrokerError where there is none to come."""
         while True:
             try:

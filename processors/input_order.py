@@ -1,4 +1,4 @@
-"""Which packed message comes next in each partition: the guard that makes Faust's delivery safe around rebalances.
+"""Which message comes next in each partition: the guard that makes Faust's delivery safe around rebalances.
 
 Seen with faust-streaming 0.15.3: records fetched before recovery is over are dropped, and not fetched again where
 nothing or only offset 0 was committed (its seek to the committed offset then does nothing), or where a rebalance falls
@@ -63,7 +63,7 @@ class InputOrder:
         if count >= SEEKS_MAX:
             raise BrokerError(
                 f"Faust does not bring offset {self._next[partition]}",
-                where=f"packed partition {partition}",
+                where=f"partition {partition}",
                 next_step="the worker starts again from the last commit",
             )
         self._seeks[partition] = count + 1, now_s

@@ -45,6 +45,10 @@ class GroupOffsets:
         except KafkaException as error:
             raise self._no_answer(error) from error
 
+    def where(self, partition: int) -> str:
+        """The place, as messages name it."""
+        return f"{self._topic}, partition {partition}"
+
     def _watermarks(self, partition: int) -> tuple[int, int]:
         return self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), QUERY_SECONDS)
 

@@ -26,6 +26,7 @@ PACKED_EVENTS_MAX = 500  # more gains nothing: the cost per message is then far 
 PACKED_BYTES_MAX = 512 * 1024
 READ_EVENTS_MAX = 4000  # one read fills a message for each of 8 partitions
 LINGER_S = 0.01  # a packed message costs the worker about as much as ten events
+EPOCH_MS = 600_000  # no message reaches over a boundary of `rules.normals`, which the fold relies on
 IN_FLIGHT_MAX = 128  # packed messages not yet acknowledged: 64 MiB at most
 COMMIT_SECONDS = 1.0
 VALUE_BYTES_MAX = PACKED.bytes_max - 512 - ENTRY_OVERHEAD_BYTES  # with room for the record batch around it
@@ -85,6 +86,7 @@ class Packer:
     def _pack(self, messages: list[Message]) -> None:
         waiting: dict[int, list[PackedRecord]] = {}
         sizes: dict[int, int] = {}
+        epochs: dict[int, int] = {}
         for message in messages:
             error = message.error()
             if error is not None:
@@ -93,11 +95,14 @@ class Packer:
             partition, record = _placed(message)
             size = ENTRY_OVERHEAD_BYTES + len(record.value or b"")
             records = waiting.setdefault(partition, [])
-            if records and (len(records) >= PACKED_EVENTS_MAX or sizes[partition] + size > PACKED_BYTES_MAX):
+            epoch = record.timestamp_ms // EPOCH_MS
+            is_full = len(records) >= PACKED_EVENTS_MAX or sizes.get(partition, 0) + size > PACKED_BYTES_MAX
+            if records and (is_full or epoch != epochs[partition]):
                 self._send(partition, records)
                 records = waiting[partition] = []
                 sizes[partition] = 0
             records.append(record)
+            epochs[partition] = epoch
             sizes[partition] = sizes.get(partition, 0) + size
             self.oversized += record.oversized
         for partition, records in waiting.items():

@@ -1,109 +1,360 @@
 """The fold over packed records: finds each event's run, folds it in, and knows which states have changed.
 
 Works on bytes in and bytes out and does no input or output of its own, so the worker and the tests run the same code.
+
+Time is that of the records: a run is looked at (for what follows from silence, and for being forgotten) in the first
+record of its partition whose second lies at or after the run's deadline, whatever that record is. So it follows from
+the log alone, and a redelivered record asks again only of runs whose state isn't stored yet.
+
+What belongs to a partition as a whole (its open bucket of partials, what is normal for its workflows) is written before
+the states of its runs: see `partials` and `rules.normals`.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from agentledger.processors.packing import PackedRecord
-from agentledger.processors.run_state import RunState, decode_state, encode_state
-from agentledger.processors.runs import Entry, fold, is_foldable
+from agentledger.processors.conclusions import ConclusionWriter, DerivedRecord
+from agentledger.processors.packing import PackedRecord, unpack
+from agentledger.processors.partials import Partials
+from agentledger.processors.rules.normals import EPOCH_US, Normals
+from agentledger.processors.rules.run_rules import RunRules
+from agentledger.processors.run_places import (
+    NORMALS_KEY,
+    PARTIALS_KEY,
+    SECOND_US,
+    LiveRun,
+    SourcePlace,
+    is_of_run,
+    partition_and_place,
+    stored_key,
+)
+from agentledger.processors.run_reading import RunReading, memo_of_run, place_of
+from agentledger.processors.run_state import (
+    FORGOTTEN_KEPT_US,
+    RUN_KEPT_US,
+    RunState,
+    deadline_of,
+    decode_state,
+    encode_forgotten,
+    encode_state,
+    is_forgotten,
+)
+from agentledger.processors.runs import COST, TOKENS, WALL_CLOCK, Basis, Entry, fold, is_foldable, new_state, pass_time
 from agentledger.schemas.codec import Codec
+from agentledger.schemas.decoding import Memo
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
+from agentledger.schemas.events import ApprovalDecided, Event, RunStarted
 from agentledger.schemas.ports import PriceBook
-from agentledger.schemas.topics import topic_of
 
-LIVE_RUNS_MAX = 20_000  # runs kept decoded between batches: 2 to 5 kB each, so at most some 100 MB
+LIVE_RUNS_MAX = 20_000  # runs kept decoded between batches: 3 to 8 kB each, so at most some 150 MB
 SKIPS_LOGGED = 10  # skipped records logged one by one; after that each power of ten
+_FIRST_TIME = struct.Struct(">q").unpack_from  # of a packed message, at 9: see `packing`
+_MAY_HURRY = frozenset({ApprovalDecided, RunStarted})  # events after which a run may have to be looked at earlier
 
 log = logging.getLogger(__name__)
 
-
-class DerivedRecord(NamedTuple):
-    """One derived event, ready for its topic."""
-
-    topic: str
-    key: bytes
-    value: bytes
+__all__ = ["DerivedRecord", "RunFold", "StateRecord"]
 
 
 class StateRecord(NamedTuple):
-    """One run's new state, ready for the changelog: its key names partition, tenant and run."""
+    """One new state, ready for the changelog; None removes it. A run's key names partition, tenant and run."""
 
     partition: int
     key: bytes
-    value: bytes
+    value: bytes | None
 
 
-def state_key(partition: int, tenant_id: str, run_id: str) -> bytes:
-    """The key of a run's state. With the partition: a run whose events were keyed wrongly has a part in each."""
-    tenant = tenant_id.encode()
-    return b"".join((partition.to_bytes(4, "big"), len(tenant).to_bytes(2, "big"), tenant, run_id.encode()))
+class _Moment(NamedTuple):
+    """A record that brings a new second, and the run whose event it is, if any."""
+
+    offset: int
+    now_us: int
+    own: bytes
+
+
+def _nothing_stored() -> Iterable[tuple[bytes, bytes]]:
+    return ()
 
 
 class RunFold:
-    """Folds records into runs. `load` gives the stored state of a key, or None."""
+    """Folds records into runs. `load` gives the stored state of a key, or None; `stored` every key with its state.
 
-    def __init__(self, codec: Codec, prices: PriceBook, load: Callable[[bytes], bytes | None]) -> None:
-        self._codec = codec
+    `partitions` is the partition count of the topics; None: no partials are made. `rules` may hold any anomaly rules:
+    those on a run are used.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        prices: PriceBook,
+        load: Callable[[bytes], bytes | None],
+        *,
+        partitions: int | None = None,
+        rules: Iterable[object] = (),
+        stored: Callable[[], Iterable[tuple[bytes, bytes]]] = _nothing_stored,
+    ) -> None:
+        self._reading = RunReading(codec)
+        self._writer = ConclusionWriter(codec)
         self._prices = prices
+        self._rules = RunRules(rules)
         self._load = load
-        self._live: dict[bytes, RunState] = {}
-        self._touched: dict[bytes, int] = {}
+        self._stored = stored
+        self._partials = None if partitions is None else Partials(partitions)
+        self._places: dict[int, SourcePlace] = {}
+        self._due: dict[int, list[tuple[bytes, int]]] | None = None
         self.folded = 0
         self.skipped: Counter[str] = Counter()
 
+    def take_packed(self, partition: int, message: bytes) -> list[DerivedRecord]:
+        """Fold the records of a packed message in; what follows from them, encoded, in order."""
+        derived: list[DerivedRecord] = []
+        place = self._places.get(partition) or self._open(partition)
+        for record in unpack(message):
+            self._take(place, record, derived)
+        if self._partials is not None:
+            derived += self._partials.take_closed()
+        return derived
+
     def take(self, partition: int, record: PackedRecord) -> list[DerivedRecord]:
         """Fold one record in; what follows from it, encoded, in order. A record that can't be read is skipped."""
-        if record.value is None:
-            return self._skip(partition, record, "oversized" if record.oversized else "tombstone")
-        try:
-            event = self._codec.decode(record.value)
-        except UnknownSchemaError as error:
-            return self._skip(partition, record, f"unknown schema: {error}")
-        except CodecError as error:
-            return self._skip(partition, record, f"unreadable: {error}")
-        if not is_foldable(event):
-            return self._skip(partition, record, "unusable id")
-        key = state_key(partition, event.tenant_id, event.run_id)
-        state = self._live.get(key)
-        if state is None:
-            stored = self._load(key)
-            state = None if stored is None else decode_state(stored)
-        state, derived = fold(state, Entry(record.offset, record.timestamp_ms * 1000, event), self._prices)
-        self._live[key] = state
-        self._touched[key] = partition
-        self.folded += 1
-        if not derived:
-            return []
-        run_key, encode = event.run_id.encode(), self._codec.encode
-        return [DerivedRecord(topic_of(type(item).__name__).name, run_key, encode(item)) for item in derived]
+        derived: list[DerivedRecord] = []
+        place = self._places.get(partition) or self._open(partition)
+        self._take(place, record, derived)
+        if self._partials is not None:
+            derived += self._partials.take_closed()
+        return derived
+
+    def must_settle(self, partition: int, message: bytes | None) -> bool:
+        """True where what was folded must be stored before this packed message is.
+
+        What is normal for workflows is stored for each epoch in which the batch asks for it, so that the batch can be
+        folded again: no more than two fit into a record. The packer's messages don't reach over epochs themselves.
+        """
+        place = self._places.get(partition)
+        if place is None or not place.is_touched or message is None or len(message) < 17:
+            return False
+        return bool(_FIRST_TIME(message, 9)[0] * 1000 // EPOCH_US > place.batch_epoch + 1)
 
     def take_changed(self) -> list[StateRecord]:
         """The state of each run touched since the last call, also where a replay left it as it was."""
-        changed = [
-            StateRecord(partition, key, encode_state(self._live[key])) for key, partition in self._touched.items()
-        ]
-        for key in self._touched:  # to the end, so that those untouched for longest are dropped first
-            self._live[key] = self._live.pop(key)
-        self._touched.clear()
-        while len(self._live) > LIVE_RUNS_MAX:
-            del self._live[next(iter(self._live))]
+        changed: list[StateRecord] = []
+        for place in self._places.values():
+            if place.is_touched:
+                self._store(place, changed)
         return changed
 
     def forget(self) -> None:
-        """Drop what is kept decoded: another worker may have gone on with these runs."""
-        self._live.clear()
-        self._touched.clear()
+        """Drop what is kept in memory: another worker may have gone on with these runs."""
+        self._places.clear()
+        self._due = None
+        if self._partials is not None:
+            self._partials.forget()
 
-    def _skip(self, partition: int, record: PackedRecord, reason: str) -> list[DerivedRecord]:
+    def _take(self, place: SourcePlace, record: PackedRecord, derived: list[DerivedRecord]) -> None:
+        offset, timestamp_ms, value, oversized = record
+        time_us = timestamp_ms * 1000
+        if not place.is_touched:
+            place.begin(time_us)
+        place.last_offset = max(place.last_offset, offset)
+        event, own, live, memo = None, b"", None, None
+        if value is None:
+            self._skip(place, offset, "oversized" if oversized else "tombstone")
+        elif not self._reading.is_tick(value):
+            head = self._reading.head(value)
+            if head is not None:
+                own = head[0]
+                live = place.live.get(own)
+                if live is not None:
+                    event = self._reading.rest(value, head, live.memo, live.state)
+                else:
+                    memo = memo_of_run()
+                    event = self._reading.rest(value, head, memo, None)
+            if event is None:
+                event, own = self._read_whole(place, offset, value)
+                live = place.live.get(own)
+        if time_us >= place.time_due_us:
+            self._pass_time(place, offset, time_us, own, derived)
+            live = place.live.get(own)
+        if event is None:
+            return
+        entry = tuple.__new__(Entry, (offset, time_us, event))
+        if live is None:
+            live = self._load_run(place, own, entry, memo)
+            if live is None:
+                self._skip(place, offset, "forgotten run")
+                return
+        self._fold(place, own, live, entry, derived)
+
+    def _fold(self, place: SourcePlace, own: bytes, live: LiveRun, entry: Entry, derived: list[DerivedRecord]) -> None:
+        state, event = live.state, entry.event
+        used, first_seq = state.used, state.derived_seq
+        cost, tokens, clock_ms = used[COST], used[TOKENS], used[WALL_CLOCK]
+        place.touched[own] = live
+        self.folded += 1
+        counted = fold(state, entry, place.basis)
+        if counted is None:
+            if not live.is_noted:
+                self._note(place, own, live)
+            return
+        if type(event) is RunStarted:
+            live.refresh()
+        conclusions, unpriced_model = counted
+        if self._partials is not None:
+            self._partials.count(
+                place.partition,
+                entry.offset,
+                event,
+                live.group,
+                cost_nanousd=used[COST] - cost,
+                tokens=used[TOKENS] - tokens,
+                wall_clock_ms=used[WALL_CLOCK] - clock_ms,
+                unpriced_model=unpriced_model,
+            )
+        if conclusions:
+            derived += self._writer.write(conclusions, first_seq, live.envelope, event, state.last_time_us)
+        memory = state.memory
+        if not live.is_noted or type(event) in _MAY_HURRY or memory.alerts or memory.approvals or memory.awaited:
+            self._note(place, own, live)
+
+    def _read_whole(self, place: SourcePlace, offset: int, value: bytes) -> tuple[Event | None, bytes]:
+        try:
+            event = self._reading.whole(value)
+        except UnknownSchemaError as error:
+            self._skip(place, offset, f"unknown schema: {error}")
+        except CodecError as error:
+            self._skip(place, offset, f"unreadable: {error}")
+        else:
+            if is_foldable(event):
+                return event, place_of(event.tenant_id, event.run_id)
+            self._skip(place, offset, "unusable id")
+        return None, b""
+
+    def _load_run(self, place: SourcePlace, own: bytes, entry: Entry, memo: Memo | None) -> LiveRun | None:
+        """The run's state, or a new one; None where the run was forgotten."""
+        stored = place.replaced[own] if own in place.replaced else self._load(stored_key(place.partition, own))
+        if stored is not None and is_forgotten(stored):
+            return None
+        place.replaced.pop(own, None)  # a mark that has run out
+        live = place.live[own] = LiveRun(new_state(entry) if stored is None else decode_state(stored), memo)
+        live.is_noted = place.deadlines.has(own)
+        return live
+
+    def _deadline_us(self, state: RunState) -> int:
+        """When the run has to be looked at, at the latest."""
+        forgotten_us = state.last_time_us + RUN_KEPT_US
+        due_us = self._rules.deadline_us(state, state.memory)
+        return forgotten_us if due_us is None or due_us > forgotten_us else due_us
+
+    def _note(self, place: SourcePlace, own: bytes, live: LiveRun) -> None:
+        place.note(own, self._deadline_us(live.state))
+        live.is_noted = place.deadlines.has(own)
+
+    def _pass_time(
+        self, place: SourcePlace, offset: int, time_us: int, own: bytes, derived: list[DerivedRecord]
+    ) -> None:
+        if time_us >= place.closes_at_us and self._partials is not None:
+            self._partials.pass_time(place.partition, time_us)
+            place.closes_at_us = self._partials.closes_at_us[place.partition]
+        if time_us >= place.look_at_us:
+            now_us = time_us // SECOND_US * SECOND_US
+            moment = _Moment(offset, now_us, own)
+            for due in place.deadlines.take_due(now_us):
+                self._look(place, due, moment, derived)
+        place.schedule()
+
+    def _look(self, place: SourcePlace, own: bytes, moment: _Moment, derived: list[DerivedRecord]) -> None:
+        """Look at a run because it is due, or may be."""
+        offset, now_us, folded_next = moment
+        live = place.live.get(own)
+        if live is None:
+            stored = place.replaced[own] if own in place.replaced else self._load(stored_key(place.partition, own))
+            if stored is None:
+                return
+            if is_forgotten(stored):
+                self._look_at_mark(place, own, stored, now_us)
+                return
+            live = place.live[own] = LiveRun(decode_state(stored))
+        state = live.state
+        deadline_us = self._deadline_us(state)
+        live.is_noted = True
+        if offset <= state.last_offset or deadline_us > now_us:  # redelivered, or looked at too early
+            place.deadlines.note(own, deadline_us)
+            return
+        if now_us >= state.last_time_us + RUN_KEPT_US:
+            del place.live[own]
+            place.touched.pop(own, None)
+            until_us = now_us + FORGOTTEN_KEPT_US
+            place.replaced[own] = encode_forgotten(offset, until_us)
+            place.deadlines.note(own, until_us)
+            return
+        first_seq = state.derived_seq
+        conclusions = pass_time(state, self._rules, now_us)
+        if conclusions:
+            derived += self._writer.write(conclusions, first_seq, live.envelope, None, now_us)
+            place.touched[own] = live
+            if own != folded_next:  # else its event is still to be folded, which says so
+                state.last_offset = offset
+        # Later than now also where a rule has nothing more to say: else each record would look again.
+        place.deadlines.note(own, max(self._deadline_us(state), now_us + SECOND_US))
+
+    def _look_at_mark(self, place: SourcePlace, own: bytes, mark: bytes, now_us: int) -> None:
+        until_us = deadline_of(mark)
+        if now_us >= until_us:
+            place.replaced[own] = None
+        else:
+            place.deadlines.note(own, until_us)
+
+    def _open(self, partition: int) -> SourcePlace:
+        """Take a partition up from what is stored."""
+        stored = self._load(stored_key(partition, NORMALS_KEY))
+        normals = Normals() if stored is None else Normals.load(stored)
+        place = SourcePlace(partition, Basis(self._prices, self._rules, normals))
+        if self._partials is not None:
+            self._partials.load(partition, self._load(stored_key(partition, PARTIALS_KEY)))
+            place.closes_at_us = self._partials.closes_at_us[partition]
+        if self._due is None:
+            self._due = {}
+            for key, value in self._stored():
+                if is_of_run(key):
+                    number, own = partition_and_place(key)
+                    self._due.setdefault(number, []).append((own, deadline_of(value)))
+        for own, at_us in self._due.pop(partition, ()):
+            place.deadlines.note(own, at_us)
+        place.schedule()
+        self._places[partition] = place
+        return place
+
+    def _store(self, place: SourcePlace, changed: list[StateRecord]) -> None:
+        number = place.partition
+        if self._partials is not None:
+            value = self._partials.dump(number, place.last_offset)
+            changed.append(StateRecord(number, stored_key(number, PARTIALS_KEY), value))
+        if place.normals.folded_up_to != place.normals_stored:
+            place.normals_stored = place.normals.folded_up_to
+            changed.append(StateRecord(number, stored_key(number, NORMALS_KEY), place.normals.dump()))
+        for own, live in place.touched.items():
+            state = live.state
+            value = encode_state(state, self._deadline_us(state))
+            changed.append(StateRecord(number, stored_key(number, own), value))
+        for own, mark in place.replaced.items():
+            changed.append(StateRecord(number, stored_key(number, own), mark))
+        live_runs = place.live
+        for own in place.touched:  # to the end, so that those untouched for longest are dropped first
+            live_runs[own] = live_runs.pop(own)
+        kept = max(1, LIVE_RUNS_MAX // len(self._places))
+        while len(live_runs) > kept:
+            del live_runs[next(iter(live_runs))]
+        place.touched.clear()
+        place.replaced.clear()
+        place.is_touched = False
+
+    def _skip(self, place: SourcePlace, offset: int, reason: str) -> None:
         self.skipped[reason.partition(":")[0]] += 1
         count = self.skipped.total()
         if count <= SKIPS_LOGGED or str(count).strip("0") == "1":
-            log.warning("skipped partition %d offset %d (%d so far): %s", partition, record.offset, count, reason[:200])
-        return []
+            log.warning("skipped partition %d offset %d (%d so far): %s", place.partition, offset, count, reason[:200])

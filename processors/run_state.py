@@ -1,24 +1,50 @@
-"""What is kept of one run between its events, and how that is written to the changelog."""
+"""What is kept of one run between its events, and how that is written to the changelog.
+
+A run's state is kept for RUN_KEPT_US of ledger time after its last event, whether it has ended or not. Then only a mark
+of some 20 bytes stays, for FORGOTTEN_KEPT_US more: whatever still comes of the run is left out, so nothing of it can
+count twice. Outcomes later than that are in the ledger, and no longer joined with the run's cost here.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
-from agentledger.processors.budgets import METRICS, Limits
+from agentledger.processors.budgets import METRICS, NEVER, NO_LIMITS, THRESHOLDS_PERCENT, Limits, next_lines
+from agentledger.processors.rules.memory import RunMemory
 from agentledger.schemas.errors import CodecError
 
-STATE_VERSION = b"\x01"
+STATE_VERSION = b"\x02"
+FORGOTTEN_VERSION = b"\x03"
+DAY_US = 86_400_000_000
+RUN_KEPT_US = 35 * DAY_US  # outcomes may come a month later
+FORGOTTEN_KEPT_US = 90 * DAY_US  # far longer than a broker or a client's outbox keeps what it might send again
 RECENT_IDS = 4096  # a run's last so many event ids are known exactly: 32 to 64 KiB of state in the longest runs
-ID_BYTES = 8  # of a hash of the id: among 8,192 ids, two are alike once in 500 billion runs
-_HEAD = struct.Struct(">qi")
+ID_BYTES = 8  # of an id: among 8,192 ids, two are alike once in 100 billion runs
+_OFFSET = struct.Struct(">q")  # first in every state of every table: see `RunTable`
+_HEAD = struct.Struct(">qqi")
+_RANDOM_VERSIONS = frozenset("47")  # of UUIDs: the last 62 bits are random
 PRODUCERS_MAX = 64  # producers with a high-water mark each; those that a run hears first are kept
 
 
+def id_tail(event_id: str) -> str:
+    """What tells the ids of a run apart: 16 hexadecimal digits with a dash, as at the end of a UUID.
+
+    Of a random id they are its own last ones; of any other a hash, as its bits may be far from random: old time-based
+    UUIDs end alike. Raises ValueError where the id is no UUID.
+    """
+    if event_id[14] in _RANDOM_VERSIONS:
+        return event_id[19:].lower()
+    raw = bytes.fromhex(event_id.replace("-", ""))
+    return _with_dash(hashlib.blake2b(raw, digest_size=ID_BYTES).hexdigest())
+
+
 class SeenEvents:
-    """Which event ids of a run were counted, in bounded space.
+    """Which event ids of a run were counted, in bounded space. Ids are given as their `id_tail`.
 
     Ids are held in two generations of up to RECENT_IDS: so at least the last RECENT_IDS are known exactly. Of an older
     event only its producer's highest `producer_seq` is kept: an id that isn't among the recent ones and whose
@@ -26,55 +52,65 @@ class SeenEvents:
     after RECENT_IDS later events of its run, all from before its producer's mark, is taken for a repetition.
     """
 
-    __slots__ = ("_now", "_now_log", "_now_marks", "_old", "_old_log", "_old_marks", "_recent", "marks")
+    __slots__ = ("_now", "_now_marks", "_old", "_old_marks", "_recent", "marks")
 
     def __init__(self, recent: int = RECENT_IDS) -> None:
         self._recent = recent
-        self._now: set[bytes] = set()
-        self._old: set[bytes] = set()
-        self._now_log = bytearray()
-        self._old_log = bytearray()
+        self._now: dict[str, None] = {}  # in the order in which they came
+        self._old: dict[str, None] = {}
         self._now_marks: dict[str, int] = {}
         self._old_marks: dict[str, int] = {}
         self.marks: dict[str, int] = {}
 
-    def add(self, id_hash: bytes, producer_id: str, producer_seq: int) -> bool:
+    def add(self, tail: str, producer_id: str, producer_seq: int) -> bool:
         """Count the event; False where it was counted before."""
-        if id_hash in self._now or id_hash in self._old:
+        now = self._now
+        if tail in now or tail in self._old:
             return False
-        mark = self.marks.get(producer_id)
-        if mark is not None and producer_seq <= mark:
-            return False
-        if len(self._now) >= self._recent:
+        if self.marks:
+            mark = self.marks.get(producer_id)
+            if mark is not None and producer_seq <= mark:
+                return False
+        if len(now) >= self._recent:
             self._retire()
-        self._now.add(id_hash)
-        self._now_log += id_hash
-        _raise_mark(self._now_marks, producer_id, producer_seq)
+            now = self._now
+        now[tail] = None
+        marks = self._now_marks
+        known = marks.get(producer_id)
+        if known is None:
+            if len(marks) < PRODUCERS_MAX:
+                marks[producer_id] = producer_seq
+        elif producer_seq > known:
+            marks[producer_id] = producer_seq
         return True
 
     def _retire(self) -> None:
         for producer_id, seq in self._old_marks.items():
             _raise_mark(self.marks, producer_id, seq)
-        self._old, self._old_log, self._old_marks = self._now, self._now_log, self._now_marks
-        self._now, self._now_log, self._now_marks = set(), bytearray(), {}
+        self._old, self._old_marks = self._now, self._now_marks
+        self._now, self._now_marks = {}, {}
 
     def dump(self) -> tuple[list[Any], bytes]:
         """The marks with the size of the older generation, and the ids in the order in which they came."""
-        head = [self.marks, self._old_marks, self._now_marks, len(self._old_log)]
-        return head, bytes(self._old_log) + bytes(self._now_log)
+        head = [self.marks, self._old_marks, self._now_marks, len(self._old) * ID_BYTES]
+        return head, bytes.fromhex(("".join(self._old) + "".join(self._now)).replace("-", ""))
 
     @classmethod
     def load(cls, head: list[Any], ids: bytes, recent: int = RECENT_IDS) -> SeenEvents:
         """The inverse of `dump`."""
         seen = cls(recent)
         seen.marks, seen._old_marks, seen._now_marks, old_bytes = head
-        seen._old_log, seen._now_log = bytearray(ids[:old_bytes]), bytearray(ids[old_bytes:])
-        seen._old, seen._now = _split(seen._old_log), _split(seen._now_log)
+        seen._old, seen._now = _split(ids[:old_bytes]), _split(ids[old_bytes:])
         return seen
 
 
-def _split(log: bytearray) -> set[bytes]:
-    return {bytes(log[start : start + ID_BYTES]) for start in range(0, len(log), ID_BYTES)}
+def _split(ids: bytes) -> dict[str, None]:
+    text = ids.hex()
+    return {_with_dash(text[start : start + 2 * ID_BYTES]): None for start in range(0, len(text), 2 * ID_BYTES)}
+
+
+def _with_dash(digits: str) -> str:
+    return f"{digits[:4]}-{digits[4:]}"
 
 
 def _raise_mark(marks: dict[str, int], producer_id: str, seq: int) -> None:
@@ -90,7 +126,8 @@ def _raise_mark(marks: dict[str, int], producer_id: str, seq: int) -> None:
 class RunState:
     """One run as folded up to `last_offset` of its source partition. Money in nano-dollars, times in microseconds.
 
-    `used` and `crossed` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals all.
+    `used`, `crossed` and `lines` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals
+    all. `costs` and `charges` are those of models, tools and people.
     """
 
     tenant_id: str
@@ -104,7 +141,11 @@ class RunState:
     environment: str = ""
     actor: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    parent_run_id: str = ""
+    prompt_version: str = ""
+    policy_version: str = ""
     started_us: int | None = None
+    thresholds: list[int] = field(default_factory=lambda: THRESHOLDS_PERCENT)
     limits: Limits = field(default_factory=lambda: [None] * len(METRICS))
     on_exceeded: str = ""
     crossed: list[int] = field(default_factory=lambda: [0] * len(METRICS))
@@ -115,29 +156,49 @@ class RunState:
     unpriced_model_calls: int = 0
     tool_calls: int = 0
     tool_errors: int = 0
-    charges: int = 0
+    charges: list[int] = field(default_factory=lambda: [0, 0, 0])
+    costs: list[int] = field(default_factory=lambda: [0, 0, 0])
     cost_nanousd: int = 0
+    wasted_nanousd: int = 0
+    retry_nanousd: int = 0
+    human_ms: int | None = None
     reported: int = 0
     reported_nanousd: int = 0
-    alerted_models: list[str] = field(default_factory=list)
+    alerts: int = 0  # a bit per metric whose limit is exceeded and told of, until the run ends
     outcome_event_id: str | None = None
     outcome_success: bool | None = None
     stated: list[Any] | None = None
     revision: int = 0
     derived_seq: int = 0
+    has_limits: bool = False
+    lines: list[int] = field(default_factory=lambda: [NEVER] * len(METRICS))  # the least usage that crosses one more
+    memory: RunMemory = field(default_factory=RunMemory)  # of the anomaly rules
     seen: SeenEvents = field(default_factory=SeenEvents)
 
 
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # ASCII: lone surrogates fit, too
-_PLAIN = tuple(entry.name for entry in fields(RunState) if entry.name != "seen")
+_PLAIN = tuple(entry.name for entry in fields(RunState) if entry.name not in {"has_limits", "lines", "memory", "seen"})
+_plain_of = attrgetter(*_PLAIN)
 
 
-def encode_state(state: RunState) -> bytes:
-    """version (1 byte), offset folded up to (int64), size of the JSON (int32), JSON of fields and marks, seen ids."""
+def encode_state(state: RunState, deadline_us: int) -> bytes:
+    """version (1 byte), offset folded up to (int64), deadline (int64), size of the JSON (int32), JSON, seen ids.
+
+    The JSON has the fields, what the rules remember, and the marks. `deadline_us` is when the run has to be looked at.
+    """
     head, ids = state.seen.dump()
-    values = [getattr(state, name) for name in _PLAIN]
-    text = _to_json([*values, head]).encode()
-    return b"".join((STATE_VERSION, _HEAD.pack(state.last_offset, len(text)), text, ids))
+    text = _to_json([*_plain_of(state), state.memory.dump(), head]).encode()
+    return b"".join((STATE_VERSION, _HEAD.pack(state.last_offset, deadline_us, len(text)), text, ids))
+
+
+def encode_forgotten(offset: int, deadline_us: int) -> bytes:
+    """What stays of a run that was forgotten at this offset, until the deadline."""
+    return FORGOTTEN_VERSION + _HEAD.pack(offset, deadline_us, 0)
+
+
+def is_forgotten(value: bytes) -> bool:
+    """True for what `encode_forgotten` gives."""
+    return value[:1] == FORGOTTEN_VERSION
 
 
 def decode_state(value: bytes) -> RunState:
@@ -149,12 +210,22 @@ def decode_state(value: bytes) -> RunState:
             next_step="run the release that wrote it, or rebuild the state from the ledger",
         )
     start = 1 + _HEAD.size
-    end = start + _HEAD.unpack_from(value, 1)[1]
-    *values, head = json.loads(value[start:end])
-    return RunState(**dict(zip(_PLAIN, values, strict=True)), seen=SeenEvents.load(head, value[end:]))
+    end = start + _HEAD.unpack_from(value, 1)[2]
+    *values, memory, head = json.loads(value[start:end])
+    plain = dict(zip(_PLAIN, values, strict=True))
+    state = RunState(**plain, memory=RunMemory.load(memory), seen=SeenEvents.load(head, value[end:]))
+    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+    state.has_limits = state.limits != NO_LIMITS
+    return state
 
 
 def folded_up_to(value: bytes) -> int:
     """The source offset that encoded state is folded up to, read without decoding the rest."""
-    offset: int = _HEAD.unpack_from(value, 1)[0]
+    offset: int = _OFFSET.unpack_from(value, 1)[0]
     return offset
+
+
+def deadline_of(value: bytes) -> int:
+    """When the run has to be looked at, microseconds of ledger time, read without decoding the rest."""
+    deadline_us: int = _HEAD.unpack_from(value, 1)[1]
+    return deadline_us

@@ -37,9 +37,17 @@ class RunTable(faust.Table):  # type: ignore[misc]
         value: bytes | None = self.data.get(key)
         return value
 
-    def put(self, partition: int, key: bytes, value: bytes) -> None:
-        """Keep an acknowledged state, and remember its partition so that it's dropped with it."""
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        """Every key with its state."""
+        return list(self.data.items())
+
+    def put(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Keep an acknowledged state, and remember its partition so that it's dropped with it. None removes it."""
         store: Any = self.data
+        if value is None:
+            store.data.pop(key, None)
+            store._key_partition.pop(key, None)
+            return
         known = store.data.get(key)
         if known is not None and folded_up_to(known) > folded_up_to(value):
             return  # recovered meanwhile, from a worker that went on with this run

@@ -5,27 +5,51 @@ Decisions that hold here:
 - Events count by their place in the log. An entry at or before `last_offset` was folded before and derives nothing.
 - An event id counts once; with other content too, the first counts (the writer reports the conflict).
 - Every call is rated, by whomever it was made, and the run's totals hold all charges. A run's budget is the agent's:
-  calls with requestor "user" (a simulated user) do not use it up.
+  calls with requestor "user" (a simulated user) do not use it up, and people's time doesn't either.
 - A call without a price uses up the budget by what the provider reported for it, if anything.
 - Wall-clock time is ledger time from RunStarted to the last event up to RunFinished.
 - The budget is the one of the first RunStarted. Where that comes late, lines already crossed are reported then.
+- A run that exceeds a limit whose budget says halt, escalate or ask_human is halted, once for each limit.
 - OutcomeCosted comes with the outcome, and again with the next revision when the outcome or any total changes.
 - Ids of derived events follow from what was concluded; their content is a function of the log alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from agentledger.processors.budgets import Crossing, crossings, declared_limits
-from agentledger.processors.run_state import ID_BYTES, RunState
+from agentledger.processors.budgets import (
+    HALTING,
+    METRICS,
+    NO_LIMITS,
+    Crossing,
+    crossings,
+    declared_limits,
+    declared_thresholds,
+    next_lines,
+)
+from agentledger.processors.charges import (
+    add_charge,
+    clamped,
+    cut,
+    human_charge,
+    model_charge,
+    tool_charge,
+)
+from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
+from agentledger.processors.rules.memory import Said
+from agentledger.processors.rules.normals import Normals
+from agentledger.processors.rules.run_rules import RunRules
+from agentledger.processors.run_state import RunState, id_tail
 from agentledger.schemas.events import (
     AlertRaised,
+    AlertResolved,
+    ApprovalDecided,
     BudgetExceeded,
     BudgetThresholdCrossed,
-    CostRated,
+    ControlIssued,
     Event,
     ModelCallCompleted,
     OutcomeCosted,
@@ -34,16 +58,18 @@ from agentledger.schemas.events import (
     RunStarted,
     ToolCallCompleted,
 )
-from agentledger.schemas.identity import content_id, derived_id
+from agentledger.schemas.identity import derived_id
 from agentledger.schemas.money import format_usd
 from agentledger.schemas.ports import Charge, PriceBook
-from agentledger.schemas.prices import rate_model_call, usage_of
+from agentledger.schemas.prices import rate_model_call
 
-INT64_MAX = 2**63 - 1
-NAME_CHARS_MAX = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 LABELS_CHARS_MAX = 8192
-ALERTED_MODELS_MAX = 64  # per run; an agent that calls more unpriced models than this has said so often enough
 COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in budgets.METRICS
+MODEL, TOOL, HUMAN = range(3)  # places in RunState.costs
+_TOOL_ERRORS = frozenset({"error", "timeout", "denied"})
+METRIC_PLACE = {metric: place for place, metric in enumerate(METRICS)}
+_BUDGET_RULE = "budget_exceeded"
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 class Entry(NamedTuple):
@@ -54,148 +80,223 @@ class Entry(NamedTuple):
     event: Event
 
 
+class Basis(NamedTuple):
+    """What conclusions rest on beside the log."""
+
+    prices: PriceBook
+    rules: RunRules
+    normals: Normals
+
+
+# What one event of a run gave: conclusions, and the model of a call whose missing price is worth an alert, else "".
+Counted = tuple[list[Conclusion], str]
+# What the anomaly rules are told of a model call: our cost, why there is no price where that is worth an alert, and the
+# model then. Plain tuples, as there is one of each for every event.
+_Call = tuple[int | None, str, str]
+_NO_CALL: _Call = (None, "", "")
+
+
 def is_foldable(event: Event) -> bool:
     """False for an event that no conclusion can name: its id is no UUID, or an id is too long for a key."""
     return (
-        _id_bytes(event.event_id) is not None
+        _UUID.fullmatch(event.event_id) is not None
         and len(event.run_id) <= NAME_CHARS_MAX
         and len(event.tenant_id) <= NAME_CHARS_MAX
     )
 
 
-def fold(state: RunState | None, entry: Entry, prices: PriceBook) -> tuple[RunState, list[Event]]:
-    """The run after this entry, and what follows from it, in order.
-
-    `state` is None before the run's first event, and is used up: go on with the one returned. The event must be
-    `is_foldable`.
-    """
-    offset, ledger_time_us, event = entry
-    if state is None:
-        state = _new_state(event, offset, ledger_time_us)
-    elif offset <= state.last_offset:
-        return state, []
-    state.last_offset = offset
-    state.last_time_us = max(state.last_time_us, ledger_time_us)  # the broker's clock may step back
-    if not state.seen.add(_id_hash(event.event_id), event.producer_id, event.producer_seq):
-        return state, []
-    derived: list[Event] = []
-    if isinstance(event, ModelCallCompleted):
-        _fold_model_call(state, event, prices, derived)
-    elif isinstance(event, ToolCallCompleted):
-        _fold_tool_call(state, event, derived)
-    elif isinstance(event, RunStarted):
-        _fold_start(state, event)
-    elif isinstance(event, OutcomeRecorded):
-        state.outcome_event_id, state.outcome_success = event.event_id, event.success
-    if state.started_us is not None:
-        if not state.finished and not isinstance(event, OutcomeRecorded):
-            state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
-        for crossing in crossings(state.limits, state.used, state.crossed):
-            derived += _crossing_events(state, event, crossing)
-    if isinstance(event, RunFinished):
-        state.finished, state.run_status = True, _cut(event.status)
-    if state.outcome_event_id is not None:
-        _state_outcome(state, event, derived)
-    return state, derived
-
-
-def _new_state(event: Event, offset: int, ledger_time_us: int) -> RunState:
+def new_state(entry: Entry) -> RunState:
+    """The run before its first event."""
+    event = entry.event
     state = RunState(
         tenant_id=event.tenant_id,
         run_id=event.run_id,
         base_event_id=event.event_id,
-        last_offset=offset,
-        last_time_us=ledger_time_us,
+        last_offset=-1,
+        last_time_us=entry.ledger_time_us,
     )
     _take_context(state, event)
     return state
 
 
+def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
+    """Fold the entry into its run, which is changed; what follows from it, in order. None where it doesn't count.
+
+    The event must be `is_foldable`.
+    """
+    offset, ledger_time_us, event = entry
+    if offset <= state.last_offset:
+        return None
+    state.last_offset = offset
+    state.last_time_us = max(state.last_time_us, ledger_time_us)  # the broker's clock may step back
+    if not state.seen.add(id_tail(event.event_id), event.producer_id, event.producer_seq):
+        return None
+    out: list[Conclusion] = []
+    call = _NO_CALL
+    kind = type(event)
+    take = _TAKES.get(kind)
+    if take is not None:
+        call = take(state, entry, basis.prices, out) or _NO_CALL
+    if state.started_us is not None:
+        if not state.finished and kind is not OutcomeRecorded:
+            state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
+        if state.has_limits and _reaches_line(state.used, state.lines):
+            _cross_lines(state, event, out)
+    if kind is RunFinished:
+        state.finished, state.run_status = True, cut(event.status)  # type: ignore[attr-defined]
+    if state.alerts and state.finished:
+        _end_budget_alerts(state, out)
+    said = basis.rules.observe(
+        state,
+        state.memory,
+        event,
+        offset=offset,
+        normals=basis.normals,
+        cost_nanousd=call[0],
+        unpriced_reason=call[1],
+    )
+    if said:
+        out += conclusions_of(state, said)
+    if state.outcome_event_id is not None:
+        _state_outcome(state, out)
+    state.derived_seq += len(out)
+    return out, call[2]
+
+
+def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]:
+    """What follows from its being `now_us`, by the ledger, and nothing new of the run."""
+    out = conclusions_of(state, rules.pass_time(state, state.memory, now_us))
+    state.derived_seq += len(out)
+    return out
+
+
+def conclusions_of(state: RunState, said: list[Said]) -> list[Conclusion]:
+    """What rules said, with its ids."""
+    return [Conclusion(item.record, derived_id(state.base_event_id, *item.id_parts), item.fields) for item in said]
+
+
 def _take_context(state: RunState, event: Event) -> None:
-    state.agent_id, state.agent_version = _cut(event.agent_id), _cut(event.agent_version)
-    state.workflow, state.environment, state.actor = _cut(event.workflow), _cut(event.environment), _cut(event.actor)
+    state.agent_id, state.agent_version = cut(event.agent_id), cut(event.agent_version)
+    state.workflow, state.environment, state.actor = cut(event.workflow), cut(event.environment), cut(event.actor)
     state.labels = _few_labels(event.labels)
 
 
-def _fold_start(state: RunState, event: RunStarted) -> None:
+def _fold_start(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Conclusion]) -> None:
+    event: RunStarted = entry.event  # type: ignore[assignment]
     if state.started_us is not None:
         return
     state.started_us = state.last_time_us
     state.limits = declared_limits(event)
-    state.on_exceeded = _cut(event.on_budget_exceeded)
+    state.thresholds = declared_thresholds(event.thresholds_percent)
+    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+    state.has_limits = state.limits != NO_LIMITS
+    state.on_exceeded = cut(event.on_budget_exceeded)
+    state.parent_run_id = cut(event.parent_run_id)
+    state.prompt_version, state.policy_version = cut(event.prompt_version), cut(event.policy_version)
     _take_context(state, event)
 
 
-def _fold_model_call(state: RunState, call: ModelCallCompleted, prices: PriceBook, derived: list[Event]) -> None:
-    rated = rate_model_call(call, prices)
-    priced = isinstance(rated, Charge)
+def _fold_outcome(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Conclusion]) -> None:
+    event: OutcomeRecorded = entry.event  # type: ignore[assignment]
+    state.outcome_event_id, state.outcome_success = event.event_id, event.success
+
+
+def _fold_model_call(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> _Call:
+    call: ModelCallCompleted = entry.event  # type: ignore[assignment]
+    rated = rate_model_call(call, prices, entry.ledger_time_us)
     reported = call.reported_cost_nanousd
     state.model_calls += 1
-    model = _cut(rated.model if isinstance(rated, Charge) else call.requested_model or call.answered_model)
-    fields: dict[str, Any] = {
-        "kind": "model",
-        "model": model,
-        "priced": priced,
-        "reported_cost_nanousd": reported,
-        "price_source": prices.source,
-        "price_version": prices.version,
-    }
+    out.append(model_charge(call, rated, prices))
+    if reported is not None:
+        _add_reported(state, reported)
+    used = state.used
     if isinstance(rated, Charge):
-        fields |= {
-            "provider": rated.provider,
-            "cost_nanousd": rated.cost_nanousd,
-            "input_cost_nanousd": rated.input_cost_nanousd,
-            "output_cost_nanousd": rated.output_cost_nanousd,
-        }
-        _add_charge(state, rated.cost_nanousd)
-    else:
-        fields |= {"provider": _cut(call.provider), "unpriced_reason": rated.reason}
-        state.unpriced_model_calls += 1
-    _add_reported(state, reported)
-    derived.append(_rated(state, call, **fields))
+        cost = rated.cost_nanousd
+        add_charge(state, MODEL, cost, status=call.status, attempt=call.attempt)
+        if call.requestor != "user":
+            used[COST] = clamped(used[COST] + cost)
+            _use_tokens(used, call)
+        return cost, "", ""
+    state.unpriced_model_calls += 1
     if call.requestor != "user":
-        cost = rated.cost_nanousd if isinstance(rated, Charge) else reported or 0
-        usage = usage_of(call)
-        _use(state, COST, cost)
-        _use(state, TOKENS, max(0, sum(usage)) if usage else 0)
-        _use(state, MODEL_CALLS, 1)
+        used[COST] = clamped(used[COST] + (reported or 0))
+        _use_tokens(used, call)
     # A call that failed before there was any usage cost nothing anyone knows of: no alarm for those.
-    if not isinstance(rated, Charge) and (rated.reason != "no_usage" or (call.status == "ok" and reported is None)):
-        derived += _unpriced_alert(state, call, model, rated.reason)
+    if rated.reason == "no_usage" and (call.status != "ok" or reported is not None):
+        return _NO_CALL
+    return None, rated.reason, call.requested_model or call.answered_model
 
 
-def _fold_tool_call(state: RunState, call: ToolCallCompleted, derived: list[Event]) -> None:
+def _use_tokens(used: list[int], call: ModelCallCompleted) -> None:
+    used[MODEL_CALLS] += 1
+    plain, read, written = call.input_tokens, call.cache_read_tokens, call.output_tokens
+    if plain is None and read is None and written is None:  # no usage at all: see `usage_of`
+        return
+    tokens = (plain or 0) + (read or 0) + (call.cache_write_tokens or 0) + (written or 0) + (call.reasoning_tokens or 0)
+    if tokens > 0:
+        used[TOKENS] = clamped(used[TOKENS] + tokens)
+
+
+def _fold_tool_call(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> None:
+    call: ToolCallCompleted = entry.event  # type: ignore[assignment]
     state.tool_calls += 1
-    state.tool_errors += call.status in {"error", "timeout", "denied"}
-    own_cost = call.reported_cost_nanousd
+    if call.status in _TOOL_ERRORS:
+        state.tool_errors += 1
+    found = tool_charge(call, prices, entry.ledger_time_us)
+    cost = 0
+    if found is not None:
+        cost, conclusion = found
+        out.append(conclusion)
+        add_charge(state, TOOL, cost, status=call.status, attempt=call.attempt)
+        if call.reported_cost_nanousd is not None:
+            _add_reported(state, call.reported_cost_nanousd)
     if call.requestor != "user":
-        _use(state, TOOL_CALLS, 1)
-        _use(state, COST, own_cost or 0)
-    if own_cost is not None:
-        _add_charge(state, own_cost)
-        _add_reported(state, own_cost)
-        derived.append(
-            _rated(
-                state,
-                call,
-                kind="tool",
-                model=_cut(call.tool),
-                priced=True,
-                cost_nanousd=own_cost,
-                reported_cost_nanousd=own_cost,
-                price_source="reported",
-            )
-        )
+        state.used[TOOL_CALLS] += 1
+        if cost:
+            state.used[COST] = clamped(state.used[COST] + cost)
 
 
-def _rated(state: RunState, call: Event, **fields: Any) -> CostRated:
-    event_id = derived_id(call.event_id, "CostRated")
-    return CostRated(**_envelope(state, call, event_id), rated_event_id=call.event_id, **fields)
+def _fold_approval(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> None:
+    decided: ApprovalDecided = entry.event  # type: ignore[assignment]
+    if decided.human_ms is None or decided.human_ms < 0:
+        return
+    state.human_ms = clamped((state.human_ms or 0) + decided.human_ms)
+    found = human_charge(decided, decided.human_ms, prices, entry.ledger_time_us)
+    if found is not None:
+        cost, conclusion = found
+        out.append(conclusion)
+        add_charge(state, HUMAN, cost, status="", attempt=1)
 
 
-def _crossing_events(state: RunState, event: Event, crossing: Crossing) -> Iterator[Event]:
+_TAKES: dict[type[Event], Callable[[RunState, Entry, PriceBook, list[Conclusion]], _Call | None]] = {
+    ApprovalDecided: _fold_approval,
+    ModelCallCompleted: _fold_model_call,
+    OutcomeRecorded: _fold_outcome,
+    RunStarted: _fold_start,
+    ToolCallCompleted: _fold_tool_call,
+}
+
+
+def _reaches_line(used: list[int], lines: list[int]) -> bool:
+    cost, tokens, model_calls, tool_calls, clock_ms = used
+    return (
+        cost >= lines[0]
+        or tool_calls >= lines[3]
+        or clock_ms >= lines[4]
+        or tokens >= lines[1]
+        or model_calls >= lines[2]
+    )
+
+
+def _cross_lines(state: RunState, event: Event, out: list[Conclusion]) -> None:
+    for crossing in crossings(state.limits, state.used, state.crossed, state.thresholds):
+        _tell_crossing(state, event, crossing, out)
+    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+
+
+def _tell_crossing(state: RunState, event: Event, crossing: Crossing, out: list[Conclusion]) -> None:
     metric, percent, limit, used = crossing
-    common: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "budget_id": "run",
         "scope": "run",
         "scope_value": state.run_id,
@@ -207,51 +308,65 @@ def _crossing_events(state: RunState, event: Event, crossing: Crossing) -> Itera
     base = state.base_event_id
     if percent is not None:
         event_id = derived_id(base, "BudgetThresholdCrossed", metric, str(percent))
-        yield BudgetThresholdCrossed(**_envelope(state, event, event_id), **common, threshold_percent=percent)
+        out.append(Conclusion(BudgetThresholdCrossed, event_id, fields | {"threshold_percent": percent}))
         return
     event_id = derived_id(base, "BudgetExceeded", metric)
-    yield BudgetExceeded(**_envelope(state, event, event_id), **common, on_exceeded=state.on_exceeded)
-    yield AlertRaised(
-        **_envelope(state, event, derived_id(base, "AlertRaised", "budget_exceeded", metric)),
-        alert_id=derived_id(base, "alert", "budget_exceeded", metric),
-        rule="budget_exceeded",
-        severity="critical",
-        summary=f"run {_short(state.run_id)} used {_amount(metric, used)} of {_amount(metric, limit)}",
-        scope="run",
-        scope_value=state.run_id,
-        trigger_event_ids=[event.event_id],
-    )
+    out.append(Conclusion(BudgetExceeded, event_id, fields | {"on_exceeded": state.on_exceeded}))
+    summary = f"run {_short(state.run_id)} used {_amount(metric, used)} of {_amount(metric, limit)}"
+    alert: dict[str, Any] = {
+        "alert_id": derived_id(base, "alert", _BUDGET_RULE, metric),
+        "rule": _BUDGET_RULE,
+        "severity": "critical",
+        "summary": summary,
+        "scope": "run",
+        "scope_value": state.run_id,
+        "trigger_event_ids": [event.event_id],
+        "observed": float(used),
+        "expected": float(limit),
+    }
+    out.append(Conclusion(AlertRaised, derived_id(base, "AlertRaised", _BUDGET_RULE, metric), alert))
+    state.alerts |= 1 << METRIC_PLACE[metric]
+    if state.on_exceeded in HALTING and not state.finished:
+        command = {"command": "halt", "scope": "run", "scope_value": state.run_id, "reason": summary}
+        event_id = derived_id(base, "ControlIssued", "halt", metric)
+        out.append(Conclusion(ControlIssued, event_id, command | {"issued_by": _BUDGET_RULE}))
 
 
-def _unpriced_alert(state: RunState, call: ModelCallCompleted, model: str, reason: str) -> Iterator[Event]:
-    """Once per run and model. The alert's id is that of the tenant and model: one condition, however many runs."""
-    if model in state.alerted_models or len(state.alerted_models) >= ALERTED_MODELS_MAX:
-        return
-    state.alerted_models.append(model)
-    provider = _cut(call.provider)
-    yield AlertRaised(
-        **_envelope(state, call, derived_id(state.base_event_id, "AlertRaised", "unpriced_model", model)),
-        alert_id=content_id(0, "alert", "unpriced_model", state.tenant_id, provider, model),
-        rule="unpriced_model",
-        severity="warning",
-        summary=f"no price for model {_short(model) or '(none)'} of provider {_short(provider) or '(none)'}: {reason}",
-        scope="model",
-        scope_value=model,
-        trigger_event_ids=[call.event_id],
-    )
+def _end_budget_alerts(state: RunState, out: list[Conclusion]) -> None:
+    base = state.base_event_id
+    for metric, place in METRIC_PLACE.items():
+        if state.alerts & (1 << place):
+            fields = {
+                "alert_id": derived_id(base, "alert", _BUDGET_RULE, metric),
+                "rule": _BUDGET_RULE,
+                "reason": "run_ended",
+                "resolved_by": _BUDGET_RULE,
+            }
+            out.append(Conclusion(AlertResolved, derived_id(base, "AlertResolved", _BUDGET_RULE, metric), fields))
+    state.alerts = 0
 
 
-def _state_outcome(state: RunState, event: Event, derived: list[Event]) -> None:
+def _state_outcome(state: RunState, out: list[Conclusion]) -> None:
+    charged = any(state.charges)
     facts: dict[str, Any] = {
         "outcome_event_id": state.outcome_event_id,
         "success": state.outcome_success,
         "run_status": state.run_status,
-        "cost_nanousd": state.cost_nanousd if state.charges else None,
+        "cost_nanousd": state.cost_nanousd if charged else None,
         "reported_cost_nanousd": state.reported_nanousd if state.reported else None,
         "model_calls": state.model_calls,
         "unpriced_model_calls": state.unpriced_model_calls,
         "tool_calls": state.tool_calls,
         "tool_errors": state.tool_errors,
+        "model_cost_nanousd": state.costs[MODEL] if state.charges[MODEL] else None,
+        "tool_cost_nanousd": state.costs[TOOL] if state.charges[TOOL] else None,
+        "human_cost_nanousd": state.costs[HUMAN] if state.charges[HUMAN] else None,
+        "wasted_cost_nanousd": state.wasted_nanousd if charged else None,
+        "retry_cost_nanousd": state.retry_nanousd if charged else None,
+        "human_ms": state.human_ms,
+        "parent_run_id": state.parent_run_id,
+        "prompt_version": state.prompt_version,
+        "policy_version": state.policy_version,
     }
     stated = list(facts.values())
     if stated == state.stated:
@@ -259,54 +374,12 @@ def _state_outcome(state: RunState, event: Event, derived: list[Event]) -> None:
     state.stated = stated
     state.revision += 1
     event_id = derived_id(state.base_event_id, "OutcomeCosted", str(state.revision))
-    derived.append(OutcomeCosted(**_envelope(state, event, event_id), revision=state.revision, **facts))
+    out.append(Conclusion(OutcomeCosted, event_id, facts | {"revision": state.revision}))
 
 
-def _envelope(state: RunState, cause: Event, event_id: str) -> dict[str, Any]:
-    seq = state.derived_seq
-    state.derived_seq = seq + 1
-    return {
-        "event_id": event_id,
-        "tenant_id": state.tenant_id,
-        "producer_id": f"processor:{state.run_id}",
-        "producer_seq": seq,
-        "run_id": state.run_id,
-        "step": cause.step,
-        "parent_event_id": cause.event_id,
-        "trace_id": _cut(cause.trace_id),
-        "span_id": _cut(cause.span_id),
-        "agent_id": state.agent_id,
-        "agent_version": state.agent_version,
-        "workflow": state.workflow,
-        "environment": state.environment,
-        "actor": state.actor,
-        "occurred_at": state.last_time_us,
-        "labels": state.labels,
-    }
-
-
-def _add_charge(state: RunState, cost_nanousd: int) -> None:
-    state.charges += 1
-    state.cost_nanousd = _clamped(state.cost_nanousd + cost_nanousd)
-
-
-def _add_reported(state: RunState, cost_nanousd: int | None) -> None:
-    if cost_nanousd is not None:
-        state.reported += 1
-        state.reported_nanousd = _clamped(state.reported_nanousd + cost_nanousd)
-
-
-def _use(state: RunState, metric: int, amount: int) -> None:
-    state.used[metric] = _clamped(state.used[metric] + amount)
-
-
-def _clamped(amount: int) -> int:
-    """Sums stay within 64 bits: numbers that big are wrong anyway, and must not stop the partition."""
-    return max(-INT64_MAX, min(amount, INT64_MAX))
-
-
-def _cut(text: str) -> str:
-    return text[:NAME_CHARS_MAX]
+def _add_reported(state: RunState, cost_nanousd: int) -> None:
+    state.reported += 1
+    state.reported_nanousd = clamped(state.reported_nanousd + cost_nanousd)
 
 
 def _amount(metric: str, amount: int) -> str:
@@ -327,19 +400,3 @@ def _few_labels(labels: dict[str, str]) -> dict[str, str]:
             break
         kept[name] = value
     return kept
-
-
-def _id_bytes(event_id: str) -> bytes | None:
-    """The 16 bytes of an id in its usual spelling; None for any other text."""
-    if len(event_id) != 36 or event_id[8:24:5] != "----":
-        return None
-    try:
-        raw = bytes.fromhex(event_id.replace("-", ""))
-    except ValueError:
-        return None
-    return raw if len(raw) == 16 else None
-
-
-def _id_hash(event_id: str) -> bytes:
-    """Hashed, as an id's own bits may be far from random: old time-based UUIDs end alike."""
-    return hashlib.blake2b(_id_bytes(event_id) or b"", digest_size=ID_BYTES).digest()

@@ -71,4 +71,4 @@ class Watchdog(threading.Thread):
             for partition, standing in standings.items():
                 wrong = self._stall.check(partition, standing, self._alive_s, time.monotonic())
                 if wrong and partition in self._partitions:
-                    die(BrokerError(wrong, where=f"packed partition {partition}", next_step="the worker starts again"))
+                    die(BrokerError(wrong, where=self._offsets.where(partition), next_step="the program starts again"))

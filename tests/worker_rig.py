@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from agentledger.processors.packing import PackedRecord
 from agentledger.processors.programs import EXIT_FAILED
 from agentledger.processors.run_state import folded_up_to
-from agentledger.processors.topics import CHANGELOG
+from agentledger.processors.topics import CHANGELOG, PACKER_GROUP, WORKER_GROUP
 from agentledger.schemas.events import Event
 from agentledger.schemas.prices import GenaiPriceBook
-from agentledger.schemas.topics import ALERTS, BUDGETS, EVENTS, SPEND
+from agentledger.schemas.topics import ALERTS, BUDGETS, EVENTS, PACKED, SPEND
 from tests.run_logs import CODEC, Folded
 
 PARTITIONS = 4
@@ -89,6 +90,35 @@ class Rig:
                 self.failures += 1
                 name: str = process.name  # type: ignore[attr-defined]
                 _ = self.packer() if name == "packer" else self.worker(name)
+
+    def wait_for(self, done: Callable[[], bool], wait_s_max: float = 90) -> None:
+        """Wait until `done`, starting again what ended by itself. Fails after `wait_s_max`."""
+
+        def is_done() -> bool:
+            self.restart_failed()
+            return done()
+
+        wait_for(is_done, wait_s_max)
+
+    def is_all_folded(self) -> bool:
+        """Whether everything that was sent is packed, and everything that is packed acknowledged by the workers."""
+        return self._is_acknowledged(PACKER_GROUP, EVENTS.name) and self._is_acknowledged(WORKER_GROUP, PACKED.name)
+
+    def _is_acknowledged(self, group: str, topic: str) -> bool:
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "enable.auto.commit": False})
+        try:
+            places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+            return all(
+                place.offset >= consumer.get_watermark_offsets(TopicPartition(topic, place.partition), 10)[1]
+                for place in consumer.committed(places, 10)
+            )
+        finally:
+            consumer.close()
+
+    def shares(self, names: list[str]) -> list[int]:
+        """How many partitions each worker says that it has, by its last word."""
+        said = [re.findall(r"ready: (\d+) partitions", self.log_of(name)) for name in names]
+        return [int(counts[-1]) if counts else 0 for counts in said]
 
     def log_of(self, name: str) -> str:
         """What a program has logged so far."""

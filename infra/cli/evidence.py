@@ -27,7 +27,7 @@ def keys() -> None:
 @click.argument("name", default="")
 def new_key(name: str) -> None:
     """Make the first key. NAME says whose ledger this is, such as example.com/ledger."""
-    folder = _key_folder(load_settings())
+    folder = key_folder(load_settings())
     key = folder.new(name or f"{socket.gethostname()}/agentledger")
     click.echo(f"{key}\nthe private key is {folder.private_path}; give the line above to whoever verifies")
 
@@ -35,13 +35,13 @@ def new_key(name: str) -> None:
 @keys.command("rotate")
 def rotate_key() -> None:
     """Make the next key. The signer hands over with a checkpoint that both have signed."""
-    click.echo(_key_folder(load_settings()).rotate())
+    click.echo(key_folder(load_settings()).rotate())
 
 
 @keys.command("show")
 def show_keys() -> None:
     """Print all public keys, the oldest first."""
-    for key in _key_folder(load_settings()).public():
+    for key in key_folder(load_settings()).public():
         click.echo(key)
 
 
@@ -106,7 +106,7 @@ def verify(
     if not (is_all or from_text or to_text or run_id or since_checkpoint):
         raise UsageError("say what to check", next_step="--all, --from and --to, --run or --since-checkpoint")
     settings = load_settings()
-    from_us, to_us = _microseconds(from_text, "--from"), _microseconds(to_text, "--to")
+    from_us, to_us = microseconds(from_text, "--from"), microseconds(to_text, "--to")
     check_range(from_us, to_us)
     request = VerifyRequest(
         checkpoints_dir=checkpoints or settings.checkpoints_folder(),
@@ -210,7 +210,7 @@ def _print_report(report: Any) -> None:
     click.echo(f"{'CHANGED: ' + str(len(report.problems)) + ' problems' if report.problems else 'VERIFIED'}: {what}")
 
 
-def _key_folder(settings: Settings) -> Any:
+def key_folder(settings: Settings) -> Any:
     from agentledger.sinks.key_files import KeyFolder
 
     return KeyFolder(settings.signer_folder())
@@ -219,10 +219,10 @@ def _key_folder(settings: Settings) -> Any:
 def _trusted(settings: Settings, key_file: Path | None) -> Any:
     from agentledger.sinks.key_files import read_public
 
-    return read_public(key_file or _key_folder(settings).public_path)
+    return read_public(key_file or key_folder(settings).public_path)
 
 
-def _microseconds(text: str, option: str) -> int | None:
+def microseconds(text: str, option: str) -> int | None:
     """A time as 2026-11-21, 2026-11-21T08:00 or with an offset; UTC where none is given."""
     if not text:
         return None

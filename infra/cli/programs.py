@@ -73,8 +73,64 @@ def worker() -> None:
             schema_registry_url=settings.schema_registry_url,
             schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
             partitions=settings.kafka_partitions,
+            prices_file=settings.prices_file,
+            rules_file=settings.rules_file,
         )
     )
 
 
-COMMANDS = {"writer": writer, "packer": packer, "worker": worker}
+@click.command()
+def scopes() -> None:
+    """Watch budgets and look for anomalies over all runs of a tenant (Faust)."""
+    from agentledger.processors import WorkerConfig, run_scopes
+
+    settings = load_settings()
+    start_logging(settings)
+    run_scopes(
+        WorkerConfig(
+            kafka=kafka_config(settings),
+            data_dir=Path(settings.data_dir) / "scopes",
+            schema_registry_url=settings.schema_registry_url,
+            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+            partitions=settings.kafka_partitions,
+            rules_file=settings.rules_file,
+        )
+    )
+
+
+@click.command()
+def holds() -> None:
+    """Decide on holds: what calls may still use of the budgets that they fall under (Faust)."""
+    from agentledger.processors import WorkerConfig, run_holds
+
+    settings = load_settings()
+    start_logging(settings)
+    run_holds(
+        WorkerConfig(
+            kafka=kafka_config(settings),
+            data_dir=Path(settings.data_dir) / "holds",
+            schema_registry_url=settings.schema_registry_url,
+            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+            partitions=settings.kafka_partitions,
+        )
+    )
+
+
+@click.command()
+def ticker() -> None:
+    """Say every second on each partition that time has passed."""
+    from agentledger.processors import TickerConfig, run_ticker
+
+    settings = load_settings()
+    start_logging(settings)
+    run_ticker(
+        TickerConfig(
+            kafka=kafka_config(settings),
+            schema_registry_url=settings.schema_registry_url,
+            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+        ),
+        stop_on_signal(),
+    )
+
+
+COMMANDS = {"writer": writer, "packer": packer, "worker": worker, "holds": holds, "scopes": scopes, "ticker": ticker}

@@ -1,0 +1,88 @@
+"""`agentledger export` and `verify-export`: a range of the trail that proves itself elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agentledger.infra.cli.evidence import key_folder, microseconds
+from agentledger.infra.settings import load_settings
+from agentledger.schemas.errors import ProofError
+from agentledger.sinks.verify_export import BadExportError, check_checkpoint, describe, read_keys, read_manifest
+from agentledger.sinks.verify_export import Key as ExportKey
+from agentledger.sinks.verify_export import verify_export as check_export
+
+
+@click.command("export")
+@click.option("--from", "from_text", default="", metavar="TIME", help="From this ledger time on (UTC).")
+@click.option("--to", "to_text", default="", metavar="TIME", help="Before this ledger time (UTC).")
+@click.option("--tenant", "tenant_id", default="", help="Records of one tenant: the export is not complete then.")
+@click.option("--run", "run_id", default="", help="Records of one run: the export is not complete then.")
+@click.option("--type", "types", multiple=True, help="Records of this name: the export is not complete then.")
+@click.option("--format", "file_format", type=click.Choice(["parquet", "jsonl", "csv", "avro"]), default="parquet")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--previous", type=click.Path(path_type=Path, exists=True), metavar="DIR", help="The export before this one."
+)
+@click.option("--checkpoints", type=click.Path(path_type=Path), metavar="DIR", help="Published checkpoints.")
+def export(
+    *, from_text: str, to_text: str, tenant_id: str, run_id: str, types: tuple[str, ...], file_format: str, out: Path,
+    previous: Path | None, checkpoints: Path | None,
+) -> None:  # fmt: skip
+    """Write signed records with all that proves them to a folder. Asked again, one that was cut off goes on."""
+    from agentledger.infra.endpoints import clickhouse_url
+    from agentledger.schemas.registry import open_registry
+    from agentledger.sinks.chain import read_chain
+    from agentledger.sinks.export import Export
+    from agentledger.sinks.export_plan import ExportRequest
+    from agentledger.sinks.leaves import ClickHouseLeafReader
+
+    settings = load_settings()
+    keys = key_folder(settings)
+    chain, problems = read_chain(checkpoints or settings.checkpoints_folder(), keys.public())
+    if problems:
+        raise ProofError(problems[0].text, where=problems[0].where)
+    trusted = [ExportKey(str(key)) for key in keys.public()]
+    try:
+        previous_size = check_checkpoint(read_manifest(previous, trusted), trusted)[0] if previous else 0
+    except BadExportError as error:
+        raise ProofError(str(error), where=str(previous)) from None
+    request = ExportRequest(
+        out, file_format, microseconds(from_text, "--from"), microseconds(to_text, "--to"), tenant_id, run_id, types
+    )
+    reader = ClickHouseLeafReader(
+        clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
+    )
+    registry = open_registry(
+        settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
+    )
+    writing = Export(reader, registry, chain, request, key=keys.active(), previous_size=previous_size)
+    columns = (TextColumn("export"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("export", total=None)
+        found = writing.write(lambda rows: bar.update(task, total=rows), lambda rows: bar.advance(task, rows))
+    click.echo(describe(found))
+    click.echo(f"{out}: check it with: agentledger verify-export {out} --key KEY, or python verify_export.py there")
+
+
+@click.command("verify-export")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--key", required=True, metavar="FILE_OR_KEY", help="The public key, or a file that holds it.")
+@click.option(
+    "--previous", type=click.Path(path_type=Path, exists=True), metavar="DIR", help="The export before this one."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def verify_export(folder: Path, key: str, previous: Path | None, as_json: bool) -> None:
+    """Check an export with nothing but the public key: exit code 0 if it holds, 1 if not."""
+    try:
+        found = check_export(folder, read_keys(key), previous)
+    except (BadExportError, OSError, UnicodeDecodeError) as error:
+        raise ProofError(f"NOT VERIFIED: {error}") from None
+    click.echo(json.dumps({"verified": True, **found}, indent=2) if as_json else describe(found))
+
+
+COMMANDS: dict[str, click.Command] = {"export": export, "verify-export": verify_export}

@@ -1,0 +1,321 @@
+"""A file of budgets, in YAML: a tree of scopes with limits. Reading is strict; each problem says its line and path.
+
+`SHAPE` shows every key. What a budget doesn't say of window, time zone, thresholds, enforcement, `fail` and
+`on_exceeded` it has from the budget that it stands under. There is a short form, too: one `agent` with `max_…` limits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from agentledger.processors.budget_windows import SLIDING_MS_MAX, WINDOWS, zone
+from agentledger.schemas.errors import ConfigurationError
+
+SHAPE = """\
+tenant: acme                       # without it: AGENTLEDGER_TENANT_ID
+budgets:
+  - id: acme                       # names the budget for good; of each metric it has one limit
+    scope: tenant                  # tenant, team, agent, workflow, user, run, or label:NAME
+    window: month                  # run, hour, day, month, sliding 24h (or 90m, 7d), total
+    time_zone: Europe/Zurich       # of days and months; without it: UTC
+    limits: {usd: 500}             # usd, tokens, model_calls, tool_calls, wall_clock_seconds
+    thresholds_percent: [50, 80, 100]
+    on_exceeded: halt              # warn, ask_human, halt, escalate
+    enforcement: hold              # hold: asked for before each call; watch: summed from what was rated, seconds late
+    fail: closed                   # of holds, while nobody can be asked: closed refuses calls, open makes them
+    budgets:                       # what stands under it has what it doesn't say from here
+      - id: acme-red
+        scope: team
+        scope_value: red           # without it: each team by itself
+        limits: {usd: 200, tool_calls: 100000}
+      - id: acme-runs
+        scope: agent
+        window: run                # each run by itself
+        limits: {usd: 0.35, tool_calls: 8, wall_clock_seconds: 90}
+        on_exceeded: escalate
+"""
+BYTES_MAX = 1024 * 1024
+BUDGETS_MAX = 1000  # per tenant, as those that are watched
+DEPTH_MAX = 8
+ON_EXCEEDED = ("warn", "ask_human", "halt", "escalate")
+METRIC_OF = {
+    "usd": "cost_nanousd",
+    "tokens": "tokens",
+    "model_calls": "model_calls",
+    "tool_calls": "tool_calls",
+    "wall_clock_seconds": "wall_clock_ms",
+}
+SCOPE = re.compile(r"tenant|team|agent|workflow|user|run|label:[^\s\x00-\x1f]{1,200}")
+_WINDOW = re.compile(r"sliding (\d{1,6})([mhd])")
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_HANDOFFS = {"handoff_to_human": "escalate"}
+_HINTS = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
+
+
+class BudgetFileError(ConfigurationError):
+    """A file of budgets is wrong; `problems` has one line for each thing: file, line, path, and what is wrong."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        super().__init__(f"{self.problems[0]}{more}", next_step="agentledger budgets shape prints every key")
+
+
+def _exact(value: Decimal, places: int) -> Decimal:
+    if value.as_tuple().exponent not in range(-places, 13):
+        raise ValueError(f"has more than {places} decimals")
+    return value
+
+
+def _a_window(text: str) -> str:
+    if text in WINDOWS and text != "sliding":
+        return text
+    match = _WINDOW.fullmatch(text)
+    if match is None or not 0 < int(match[1]) * _UNIT_MS[match[2]] <= SLIDING_MS_MAX:
+        raise ValueError("use run, hour, day, month, total, or a length of time such as sliding 24h")
+    return text
+
+
+def _a_scope(text: str) -> str:
+    if not SCOPE.fullmatch(text):
+        raise ValueError("use tenant, team, agent, workflow, user, run, or label:NAME")
+    return text
+
+
+def _a_zone(text: str) -> str:
+    try:
+        zone(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), AfterValidator(lambda value: _exact(value, 9))]
+Seconds = Annotated[Decimal, Field(ge=0, le=10**9), AfterValidator(lambda value: _exact(value, 3))]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+OnExceeded = Literal["warn", "ask_human", "halt", "escalate"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Strict):
+    """At most so much; None: no limit on it."""
+
+    usd: Usd | None = None
+    tokens: Count | None = None
+    model_calls: Count | None = None
+    tool_calls: Count | None = None
+    wall_clock_seconds: Seconds | None = None
+
+    def amounts(self) -> dict[str, int]:
+        """Metric to its limit, in the metric's unit."""
+        factors = {"usd": 10**9, "wall_clock_seconds": 1000}
+        said = {name: getattr(self, name) for name in METRIC_OF if getattr(self, name) is not None}
+        return {METRIC_OF[name]: int(value * factors.get(name, 1)) for name, value in said.items()}
+
+
+class Entry(_Strict):
+    """One budget as it stands in the file; None: as the one above says."""
+
+    id: Name
+    scope: Annotated[str, AfterValidator(_a_scope)]
+    scope_value: Annotated[str, Field(max_length=1024)] = ""
+    limits: Limits
+    window: Annotated[str, AfterValidator(_a_window)] | None = None
+    time_zone: Annotated[str, AfterValidator(_a_zone)] | None = None
+    thresholds_percent: tuple[Annotated[int, Field(gt=0, le=1000, strict=True)], ...] | None = None
+    on_exceeded: OnExceeded | None = None
+    enforcement: Literal["hold", "watch"] | None = None
+    fail: Literal["open", "closed"] | None = None
+    budgets: tuple[Entry, ...] = ()
+
+
+class _Tree(_Strict):
+    tenant: Name | None = None
+    budgets: tuple[Entry, ...]
+
+
+class _Escalation(_Strict):
+    on_budget_exceeded: Literal["warn", "ask_human", "halt", "escalate", "handoff_to_human"] = "halt"
+    on_tool_error_retries_exhausted: str | None = None
+
+
+class _Agent(_Strict):
+    name: Annotated[str, Field(max_length=200)] = ""
+    max_wall_clock_seconds: Seconds | None = None
+    max_tool_calls: Count | None = None
+    max_model_calls: Count | None = None
+    max_tokens: Count | None = None
+    max_model_spend_usd: Usd | None = None
+    fail: Literal["open", "closed"] | None = None
+    escalation: _Escalation = _Escalation()
+
+
+class _Short(_Strict):
+    tenant: Name | None = None
+    agent: _Agent
+
+
+class BudgetFile:
+    """What a file declares: `tenant` (None: not said), `budgets` at the top, each with those under it, and `notices`.
+
+    A file in the short form has one budget.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        tenant: str | None,
+        budgets: tuple[Entry, ...],
+        lines: _Lines,
+        *,
+        is_short: bool = False,
+        notices: tuple[str, ...] = (),
+    ) -> None:
+        self.where = where
+        self.tenant = tenant
+        self.budgets = budgets
+        self.notices = notices
+        self._lines = lines
+        self._is_short = is_short
+
+    def problem(self, place: tuple[str | int, ...], what: str) -> str:
+        """One line about a place in this file, such as ("budgets", 0, "limits")."""
+        return self._lines.problem(("agent",) if self._is_short else place, what)
+
+
+class _Lines:
+    """Where what stands in a file."""
+
+    def __init__(self, where: str, root: yaml.Node | None) -> None:
+        self._where = where
+        self._lines: dict[tuple[str | int, ...], int] = {}
+        self.repeated: list[str] = []
+        if root is not None:
+            self._walk(root, ())
+
+    def problem(self, place: tuple[str | int, ...], what: str) -> str:
+        found = place
+        while found and found not in self._lines:
+            found = found[:-1]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+        return f"{self._where}:{self._lines.get(found, 1)}: {f'{path}: ' if path else ''}{what}"
+
+    def _walk(self, node: yaml.Node, place: tuple[str | int, ...]) -> None:
+        self._lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*place, str(key.value))
+                if inner in self._lines:
+                    self.repeated.append(self.problem(inner, f"is said again on line {key.start_mark.line + 1}"))
+                self._lines[inner] = key.start_mark.line + 1
+                self._walk(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                self._walk(value, (*place, number))
+
+
+def read_budget_file(path: Path) -> BudgetFile:
+    """The file's budgets. Raises BudgetFileError with everything that its shape has wrong."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise BudgetFileError([f"{path}: can't be read: {error.strerror or error}"]) from None
+    return parse_budgets(raw, where=str(path))
+
+
+def parse_budgets(raw: bytes, *, where: str) -> BudgetFile:
+    """The budgets in these bytes of YAML. Raises BudgetFileError."""
+    if len(raw) > BYTES_MAX:
+        raise BudgetFileError([f"{where}: is larger than {BYTES_MAX} bytes"])
+    try:
+        root = yaml.compose(raw, yaml.SafeLoader)
+        lines = _Lines(where, root)
+        content = yaml.safe_load(raw)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BudgetFileError([f"{where}:{line}: is no YAML: {error.problem}"]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BudgetFileError([f"{where}: is no YAML: {' '.join(str(error).split())}"]) from None
+    if lines.repeated:
+        raise BudgetFileError(lines.repeated)
+    if not isinstance(content, dict):
+        raise BudgetFileError([f"{where}:1: holds no budgets: write `budgets:` and one entry for each"])
+    try:
+        if "agent" in content:
+            return _of_short(where, _Short.model_validate(_exact_numbers(content)), lines)
+        tree = _Tree.model_validate(_exact_numbers(content))
+    except ValidationError as error:
+        raise BudgetFileError([_problem(lines, item) for item in error.errors(include_url=False)]) from None
+    if not tree.budgets:
+        raise BudgetFileError([lines.problem(("budgets",), "holds no budget")])
+    return BudgetFile(where, tree.tenant, tree.budgets, lines)
+
+
+def placed(
+    budgets: Sequence[Entry], above: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Entry]]:
+    """Each budget of a tree with its place in the file, those above first."""
+    for number, entry in enumerate(budgets):
+        place = (*above, "budgets", number)
+        yield place, entry
+        yield from placed(entry.budgets, place)
+
+
+def window_parts(window: str) -> tuple[str, int | None]:
+    """The window's kind and, of a sliding one, its length in milliseconds."""
+    match = _WINDOW.fullmatch(window)
+    return ("sliding", int(match[1]) * _UNIT_MS[match[2]]) if match else (window, None)
+
+
+def _of_short(where: str, short: _Short, lines: _Lines) -> BudgetFile:
+    agent, said = short.agent, short.agent.escalation.on_budget_exceeded
+    limits = Limits(
+        usd=agent.max_model_spend_usd,
+        tokens=agent.max_tokens,
+        model_calls=agent.max_model_calls,
+        tool_calls=agent.max_tool_calls,
+        wall_clock_seconds=agent.max_wall_clock_seconds,
+    )
+    entry = Entry(
+        id=f"agent-{agent.name}" if agent.name else "agent",
+        scope="agent",
+        scope_value=agent.name,
+        limits=limits,
+        window="run",
+        on_exceeded=_HANDOFFS.get(said, said),  # type: ignore[arg-type]
+        enforcement="hold",
+        fail=agent.fail or "closed",
+    )
+    notices = []
+    if agent.fail is None:
+        notices.append(lines.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
+    if agent.escalation.on_tool_error_retries_exhausted is not None:
+        place = ("agent", "escalation", "on_tool_error_retries_exhausted")
+        notices.append(lines.problem(place, "is no limit: the rule retry_storm raises an alert when retries run out"))
+    return BudgetFile(where, short.tenant, (entry,), lines, is_short=True, notices=tuple(notices))
+
+
+def _exact_numbers(content: Any) -> Any:
+    """Floats as the decimals that were written."""
+    if isinstance(content, float):
+        return Decimal(repr(content))
+    if isinstance(content, dict):
+        return {key: _exact_numbers(value) for key, value in content.items()}
+    return [_exact_numbers(value) for value in content] if isinstance(content, list) else content
+
+
+def _problem(lines: _Lines, item: Any) -> str:
+    what = _HINTS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    return lines.problem(tuple(item["loc"]), what)

@@ -1,0 +1,117 @@
+"""What calls and people's time cost: the charge of one, and the sums of a run. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
+from agentledger.processors.run_state import RunState
+from agentledger.schemas.events import ApprovalDecided, CostRated, Event, ModelCallCompleted, ToolCallCompleted
+from agentledger.schemas.identity import derived_id
+from agentledger.schemas.ports import Charge, PriceBook, Unpriced
+from agentledger.schemas.prices import priced_at
+
+INT64_MAX = 2**63 - 1
+# Calls that brought nothing: what they cost is wasted. An attempt after the first is a retry; one that fails is both.
+WASTED = frozenset({"error", "rejected", "cancelled", "timeout", "denied"})
+
+
+def model_charge(call: ModelCallCompleted, rated: Charge | Unpriced, prices: PriceBook) -> Conclusion:
+    """The charge of a model call, or that it has none."""
+    fields: dict[str, Any] = {
+        "rated_event_id": call.event_id,
+        "kind": "model",
+        "reported_cost_nanousd": call.reported_cost_nanousd,
+        "price_source": prices.source,
+        "price_version": prices.version,
+        "service_tier": cut(call.service_tier),
+    }
+    if isinstance(rated, Charge):
+        fields["priced"] = True
+        (
+            fields["cost_nanousd"],
+            fields["input_cost_nanousd"],
+            fields["output_cost_nanousd"],
+            fields["provider"],
+            fields["model"],
+            fields["cache_read_cost_nanousd"],
+            fields["cache_write_cost_nanousd"],
+            fields["reasoning_cost_nanousd"],
+        ) = rated
+    else:
+        fields["priced"] = False
+        fields["provider"] = cut(call.provider)
+        fields["model"] = cut(call.requested_model or call.answered_model)
+        fields["unpriced_reason"] = rated.reason
+    return _rated(call, fields)
+
+
+def tool_charge(call: ToolCallCompleted, prices: PriceBook, ledger_time_us: int) -> tuple[int, Conclusion] | None:
+    """The charge of a tool call: by the price book, or what it reported itself where the book has no price for it.
+
+    None where neither says anything. A call that was denied was not made: the book's price isn't due.
+    """
+    reported = call.reported_cost_nanousd
+    cost = None
+    if call.status != "denied":
+        cost = prices.tool_cost(call.tool, at_us=priced_at(call.occurred_at, ledger_time_us))
+    by_book = cost is not None
+    if cost is None:
+        cost = reported
+    if cost is None:
+        return None
+    fields = {
+        "rated_event_id": call.event_id,
+        "kind": "tool",
+        "model": cut(call.tool),
+        "priced": True,
+        "cost_nanousd": cost,
+        "reported_cost_nanousd": reported,
+        "price_source": prices.source if by_book else "reported",
+        "price_version": prices.version if by_book else "",
+    }
+    return cost, _rated(call, fields)
+
+
+def human_charge(
+    decided: ApprovalDecided, human_ms: int, prices: PriceBook, ledger_time_us: int
+) -> tuple[int, Conclusion] | None:
+    """The charge of the time that a person took to decide; None where no rate is configured."""
+    cost = prices.human_cost(human_ms, at_us=priced_at(decided.occurred_at, ledger_time_us))
+    if cost is None:
+        return None
+    fields = {
+        "rated_event_id": decided.event_id,
+        "kind": "human",
+        "priced": True,
+        "cost_nanousd": cost,
+        "price_source": prices.source,
+        "price_version": prices.version,
+    }
+    return cost, _rated(decided, fields)
+
+
+def add_charge(state: RunState, part: int, cost_nanousd: int, *, status: str, attempt: int) -> None:
+    """Add a charge to the run's sums. `part` is a place in `RunState.costs`."""
+    state.charges[part] += 1
+    whole, of_part = state.cost_nanousd + cost_nanousd, state.costs[part] + cost_nanousd
+    fits = -INT64_MAX <= whole <= INT64_MAX and -INT64_MAX <= of_part <= INT64_MAX
+    state.cost_nanousd, state.costs[part] = (whole, of_part) if fits else (clamped(whole), clamped(of_part))
+    if status in WASTED:
+        state.wasted_nanousd = clamped(state.wasted_nanousd + cost_nanousd)
+    if attempt > 1:
+        state.retry_nanousd = clamped(state.retry_nanousd + cost_nanousd)
+
+
+def clamped(amount: int) -> int:
+    """Sums stay within 64 bits: numbers that big are wrong anyway, and must not stop the partition."""
+    return amount if -INT64_MAX <= amount <= INT64_MAX else max(-INT64_MAX, min(amount, INT64_MAX))
+
+
+def cut(text: str) -> str:
+    """A name as it is copied into what follows."""
+    return text if len(text) <= NAME_CHARS_MAX else text[:NAME_CHARS_MAX]
+
+
+def _rated(cause: Event, fields: dict[str, Any]) -> Conclusion:
+    return tuple.__new__(Conclusion, (CostRated, derived_id(cause.event_id, "CostRated"), fields))

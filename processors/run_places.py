@@ -1,0 +1,107 @@
+"""What the fold over runs holds of one source partition in memory, and under which keys it is stored."""
+
+from __future__ import annotations
+
+from agentledger.processors.conclusions import RunEnvelope
+from agentledger.processors.partial_records import group_of
+from agentledger.processors.rules.deadlines import Deadlines
+from agentledger.processors.rules.normals import EPOCH_US
+from agentledger.processors.run_reading import memo_of_run
+from agentledger.processors.run_state import RunState
+from agentledger.processors.runs import Basis
+from agentledger.schemas.decoding import Memo
+
+NEVER_US = 2**63 - 1
+SECOND_US = 1_000_000
+_OWN = b"\x01"  # no tenant's name begins with this size: what belongs to the partition and no run
+PARTIALS_KEY, NORMALS_KEY = _OWN + b"partials", _OWN + b"normals"
+_PARTITION_BYTES = 4
+
+
+def stored_key(partition: int, place: bytes) -> bytes:
+    """The key of a state. With the partition: a run whose events were keyed wrongly has a part in each."""
+    return partition.to_bytes(_PARTITION_BYTES, "big") + place
+
+
+def partition_and_place(key: bytes) -> tuple[int, bytes]:
+    """The inverse of `stored_key`."""
+    return int.from_bytes(key[:_PARTITION_BYTES], "big"), key[_PARTITION_BYTES:]
+
+
+def is_of_run(key: bytes) -> bool:
+    """False for what belongs to a partition as a whole."""
+    return key[_PARTITION_BYTES : _PARTITION_BYTES + 1] != _OWN
+
+
+class LiveRun:
+    """A run's state, decoded, with what follows from it and would cost to make anew for each event."""
+
+    __slots__ = ("envelope", "group", "is_noted", "memo", "state")
+
+    def __init__(self, state: RunState, memo: Memo | None = None) -> None:
+        self.state = state
+        self.memo = memo_of_run() if memo is None else memo
+        self.is_noted = False  # among the partition's deadlines
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After the state's context has changed."""
+        state = self.state
+        self.envelope = RunEnvelope(state)
+        self.group = group_of(state.agent_id, state.workflow, state.actor, state.labels, state.environment)
+
+
+class SourcePlace:
+    """One source partition."""
+
+    __slots__ = (
+        "basis",
+        "batch_epoch",
+        "closes_at_us",
+        "deadlines",
+        "is_touched",
+        "last_offset",
+        "live",
+        "look_at_us",
+        "normals",
+        "normals_stored",
+        "partition",
+        "replaced",
+        "time_due_us",
+        "touched",
+    )
+
+    def __init__(self, partition: int, basis: Basis) -> None:
+        self.partition = partition
+        self.basis = basis
+        self.normals = basis.normals
+        self.normals_stored = basis.normals.folded_up_to
+        self.live: dict[bytes, LiveRun] = {}  # those used last come last
+        self.touched: dict[bytes, LiveRun] = {}
+        self.replaced: dict[bytes, bytes | None] = {}  # by a mark, or by nothing
+        self.deadlines = Deadlines()
+        self.last_offset = -1
+        self.is_touched = False
+        self.batch_epoch = -1
+        self.closes_at_us = NEVER_US  # when the open bucket of the partials closes
+        self.look_at_us = NEVER_US  # when a run is due
+        self.time_due_us = NEVER_US  # the earlier of the two
+
+    def note(self, place: bytes, at_us: int) -> None:
+        """Look at this run at that time, in the first record of the second after, or before."""
+        self.deadlines.note(place, at_us)
+        whole_us = -(-at_us // SECOND_US) * SECOND_US
+        if whole_us < self.look_at_us:
+            self.look_at_us = whole_us
+            self.time_due_us = min(self.time_due_us, whole_us)
+
+    def schedule(self) -> None:
+        """Find out anew when something is due."""
+        first_us = self.deadlines.first_us()
+        self.look_at_us = NEVER_US if first_us is None else -(-first_us // SECOND_US) * SECOND_US
+        self.time_due_us = min(self.closes_at_us, self.look_at_us)
+
+    def begin(self, time_us: int) -> None:
+        """The first record of a batch."""
+        self.is_touched = True
+        self.batch_epoch = time_us // EPOCH_US

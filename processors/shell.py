@@ -1,0 +1,327 @@
+"""The shell around a fold: Faust gives group, assignment and changelog recovery; folding and writing are ours.
+
+Per batch of records, in this order: derived events acknowledged, then the states they follow from acknowledged by the
+changelog, then the input acknowledged. Whatever goes wrong ends the process at once with EXIT_FAILED, because Faust
+would acknowledge a message whose handler raised; the next start goes on from what was acknowledged, and the same input
+gives the same bytes again.
+
+States are kept for good unless the fold writes None for one. Plan memory and recovery time (some 10,000 states a
+second) by the states in the changelog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import faust
+from faust.types import TP
+
+from agentledger.processors.acknowledged import AcknowledgedProducer
+from agentledger.processors.input_order import InputOrder, Place
+from agentledger.processors.offsets import GroupOffsets
+from agentledger.processors.programs import die, say_ready
+from agentledger.processors.run_fold import DerivedRecord, StateRecord
+from agentledger.processors.run_table import RunTable
+from agentledger.processors.transport import PromptTransport
+from agentledger.processors.watchdog import Watchdog
+from agentledger.processors.worker import WorkerConfig
+from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.partitioning import partition_of
+
+WAITING_MESSAGES_MAX = 256  # taken from Faust and not yet folded
+STREAM_BUFFER_MESSAGES = 64  # within Faust
+NUDGE_SECONDS = 2.0  # how long waiting records may stay unread before they are asked for again
+FETCH_BYTES_MAX = 1_048_588  # of one partition; as large as a record may be
+
+Result = TypeVar("Result")
+# (partition, offset, broker's append time in ms, value) -> what follows from the record, in order.
+Take = Callable[[int, int, int, bytes | None], list[DerivedRecord]]
+log = logging.getLogger(__name__)
+
+
+class Fold(Protocol):
+    """A pure fold over the records of one or more topics, partition by partition.
+
+    A state's value holds, in bytes 1 to 8 (big-endian), up to where it is folded: on recovery the furthest counts.
+    """
+
+    def inputs(self) -> Mapping[str, Take]:
+        """Topic to the function that folds one of its records in. Same partition count everywhere."""
+
+    def take_changed(self) -> list[StateRecord]:
+        """Each state touched since the last call, also where a replay left it as it was."""
+
+    def forget(self) -> None:
+        """Drop what is kept in memory: another worker may have gone on with these states."""
+
+
+@dataclass(frozen=True)
+class ShellPlan:
+    """The names that one program goes by, and the sizes that suit what it reads.
+
+    A batch takes what waits: the more load, the more records share its two round trips.
+    """
+
+    group: str
+    table: str
+    changelog: str
+    batch_bytes_max: int = 1024 * 1024
+    fetch_bytes_max: int = FETCH_BYTES_MAX
+
+
+class Shell:
+    """One Faust app with its table and its loop over the records of its inputs."""
+
+    def __init__(self, plan: ShellPlan, config: WorkerConfig, build: Callable[[RunTable], Fold]) -> None:
+        self._plan = plan
+        self._partitions = config.partitions
+        self.app = build_app(plan, config)
+        self._table: RunTable = self._build_table()
+        self._fold = build(self._table)
+        self._inputs = dict(self._fold.inputs())
+        # A fold may ask for what it has to be stored before it is given a record (partition, value).
+        self._must_settle: Callable[[int, bytes | None], bool] = getattr(self._fold, "must_settle", _never)
+        self._orders = {topic: InputOrder() for topic in self._inputs}
+        self._watchdogs = {
+            topic: Watchdog(GroupOffsets(config.kafka, plan.group, topic), config.stalled_after_s)
+            for topic in self._inputs
+        }
+        self._offsets = {topic: GroupOffsets(config.kafka, plan.group, topic) for topic in self._inputs}
+        self._output = AcknowledgedProducer(config.kafka)
+        self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
+        self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
+        for topic in self._inputs:
+            channel = self.app.topic(topic, value_serializer="raw", value_type=bytes, allow_empty=True)
+            self.app.agent(channel, name=f"{plan.table}-{topic}", concurrency=1)(or_die(self._receive))
+        self.app.task(or_die(self._work))
+        self.app.task(or_die(self._nudge))
+        self._table.on_recover(or_die(self._recovered))
+        self._table.on_batch = self._alive
+        self.app.on_partitions_revoked.connect(or_die(self._revoked), weak=False)
+        self.app.on_partitions_assigned.connect(or_die(self._assigned), weak=False)
+
+    async def start(self) -> None:
+        """Join the group; records are folded from then on."""
+        await self.app.start()
+        for watchdog in self._watchdogs.values():
+            watchdog.start()
+
+    async def stop(self) -> None:
+        """Finish what is in hand, commit and leave the group."""
+        await self.app.stop()
+
+    def raise_crash(self) -> None:
+        """Raise what made Faust crash, if it has."""
+        if self.app.crashed:
+            raise self.app.crash_reason or BrokerError("Faust crashed without a reason")
+
+    def _build_table(self) -> RunTable:
+        changelog = self.app.topic(
+            self._plan.changelog,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=self._partitions,
+            internal=True,
+            compacting=True,
+            deleting=False,
+            allow_empty=True,
+        )
+        table: RunTable = self.app.Table(
+            self._plan.table, key_type=bytes, value_type=bytes, partitions=self._partitions, changelog_topic=changelog
+        )
+        return table
+
+    async def _receive(self, stream: Any) -> None:
+        """Hand messages over without acknowledging them, so that several can be folded at a time."""
+        async for event in stream.noack().events():
+            await self._waiting.put(event)
+
+    async def _work(self, *_: Any) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            size = len(batch[0].message.value or b"")
+            while size < self._plan.batch_bytes_max and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+                size += len(batch[-1].message.value or b"")
+            async with self._folding:
+                await self._fold_batch(batch)
+
+    async def _fold_batch(self, batch: list[Any]) -> None:
+        ours: list[Any] = []
+        missed = set()
+        for event in batch:
+            message = event.message
+            place = self._orders[message.topic].place(message.partition, message.offset)
+            if place is Place.NEXT:
+                if ours and self._must_settle(message.partition, message.value):
+                    await self._settle(ours)
+                    ours = []
+                ours.append(event)
+                self._fold_message(message)
+                await asyncio.sleep(0)  # Faust's own tasks get their turn
+            elif place is Place.AHEAD:
+                missed.add(TP(message.topic, message.partition))
+        await self._settle(ours)
+        await self._read_again(missed)
+
+    async def _settle(self, ours: list[Any]) -> None:
+        """What follows from these records acknowledged, then the states, then the records."""
+        await self._output.settled()
+        changed = self._fold.take_changed()
+        for partition, key, value in changed:
+            self._output.send(self._plan.changelog, partition, key, value)
+        await self._output.settled()
+        for partition, key, value in changed:
+            self._table.put(partition, key, value)
+        for event in ours:
+            event.ack()
+
+    def _fold_message(self, message: Any) -> None:
+        take = self._inputs[message.topic]
+        for record in take(message.partition, message.offset, round(message.timestamp * 1000), message.value):
+            partition = record.partition
+            if partition is None:
+                partition = partition_of(record.key, self._partitions)
+            self._output.send(record.topic, partition, record.key, record.value)
+
+    async def _read_again(self, places: Iterable[TP]) -> None:
+        """Make Faust read these partitions from what has to come next."""
+        now_s = time.monotonic()
+        seeks = {}
+        for place in places:
+            order = self._orders[place.topic]
+            position = order.positions().get(place.partition)
+            if position is not None and order.may_seek(place.partition, now_s):
+                seeks[place] = position
+        if not seeks:
+            return
+        log.info("reading again from %s", {f"{tp.topic} {tp.partition}": offset for tp, offset in seeks.items()})
+        try:
+            await self.app.consumer.seek_wait(seeks)
+        except Exception as error:  # noqa: BLE001 - such as: not assigned any more. If it stays so, the watchdog acts
+            log.warning("could not read again: %s", error)
+
+    async def _nudge(self, *_: Any) -> None:
+        """Look for partitions where records wait that Faust doesn't bring, and read those again."""
+        before: dict[str, dict[int, int]] = {}
+        while True:
+            await asyncio.sleep(NUDGE_SECONDS)
+            for topic, order in self._orders.items():
+                positions, known = order.positions(), before.get(topic, {})
+                idle = [partition for partition, offset in positions.items() if known.get(partition) == offset]
+                before[topic] = positions
+                if not idle or not self._waiting.empty():
+                    continue
+                ends = await in_thread(self._offsets[topic].ends, idle)
+                async with self._folding:
+                    still = order.positions()
+                    await self._read_again(
+                        TP(topic, p) for p, end in ends.items() if still.get(p) == positions[p] < end
+                    )
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        """Faust has waited for what was in hand: whatever still comes is left over."""
+        async with self._folding:
+            for topic, order in self._orders.items():
+                order.disown()
+                self._watchdogs[topic].assigned([])
+
+    async def _assigned(self, *_: Any, **__: Any) -> None:
+        for topic, watchdog in self._watchdogs.items():
+            watchdog.assigned(self._owned(topic))
+
+    async def _recovered(self) -> None:
+        standings = {
+            topic: await in_thread(self._offsets[topic].standing, self._owned(topic)) for topic in self._inputs
+        }
+        async with self._folding:
+            self._fold.forget()
+            for topic, found in standings.items():
+                self._orders[topic].own({partition: standing.done for partition, standing in found.items()})
+        for topic, found in standings.items():
+            self._watchdogs[topic].assigned(found)
+        partitions = {partition for found in standings.values() for partition in found}
+        log.info("ready: %d partitions, %d %s", len(partitions), len(self._table.data), self._plan.table)
+        say_ready()
+
+    def _alive(self) -> None:
+        for watchdog in self._watchdogs.values():
+            watchdog.alive()
+
+    def _owned(self, topic: str) -> set[int]:
+        return {tp.partition for tp in self.app.consumer.assignment() if tp.topic == topic}
+
+
+def build_app(plan: ShellPlan, config: WorkerConfig) -> faust.App:
+    """The Faust app, without a web server and without any topic of its own making."""
+    servers = str(config.kafka["bootstrap.servers"]).split(",")
+    app = faust.App(
+        plan.group,
+        broker=[f"kafka://{server.strip()}" for server in servers],
+        broker_credentials=credentials(config.kafka),
+        broker_session_timeout=config.session_timeout_s,
+        broker_heartbeat_interval=config.session_timeout_s / 4,
+        broker_rebalance_timeout=60.0,
+        broker_commit_interval=config.commit_interval_s,
+        datadir=config.data_dir,
+        store="memory://",
+        Table=RunTable,
+        table_standby_replicas=0,
+        topic_partitions=config.partitions,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=plan.fetch_bytes_max,
+        stream_buffer_maxsize=STREAM_BUFFER_MESSAGES,
+        web_enabled=False,
+        loghandlers=[],
+    )
+    app.transport = PromptTransport(app.conf.broker_consumer, app)
+    app.finalize()
+    return app
+
+
+def credentials(kafka: dict[str, Any]) -> Any:
+    """librdkafka's security settings as Faust takes them; None for plain text."""
+    protocol = str(kafka.get("security.protocol", "PLAINTEXT")).upper()
+    context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location")) if protocol.endswith("SSL") else None
+    if context is not None and "ssl.certificate.location" in kafka:
+        context.load_cert_chain(kafka["ssl.certificate.location"], kafka.get("ssl.key.location"))
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.get("sasl.username"),
+            password=kafka.get("sasl.password"),
+            mechanism=kafka.get("sasl.mechanism", "PLAIN"),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
+def _never(_partition: int, _value: bytes | None) -> bool:
+    return False
+
+
+async def in_thread(ask: Callable[[Iterable[int]], Result], partitions: Iterable[int]) -> Result:
+    """The broker's answer, without holding up the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, ask, partitions)
+
+
+def or_die(handler: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """The handler, with every exception ending the process: nothing may reach Faust, which would go on."""
+
+    async def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            await handler(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the one place where everything is caught, to stop
+            die(error)
+
+    return guarded

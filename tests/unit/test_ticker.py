@@ -1,0 +1,74 @@
+"""Ticks, and the lag of stages as the ticker sees it."""
+
+from __future__ import annotations
+
+from agentledger.processors.offsets import Standing
+from agentledger.processors.stage_lag import WRITER_GROUP, LagAlerts, StageLag, alert_id_of
+from agentledger.processors.ticker import QUIET_AFTER_S, Activity, tick_of
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.events import AlertRaised, AlertResolved
+from agentledger.sinks import writer
+
+NOW_US = 1_750_000_000_400_000
+
+
+def test_all_tickers_say_the_same_in_a_second_and_another_thing_in_the_next() -> None:
+    codec = Codec(open_registry())
+    one = codec.encode(tick_of("t", 0, NOW_US, 1000))
+    assert one == codec.encode(tick_of("t", 0, NOW_US + 500_000, 1000))
+    others = [tick_of("t", 1, NOW_US, 1000), tick_of("u", 0, NOW_US, 1000), tick_of("t", 0, NOW_US + 600_000, 1000)]
+    assert len({one, *map(codec.encode, others)}) == 4
+    assert tick_of("t", 0, NOW_US + 600_000, 1000).producer_seq == tick_of("t", 0, NOW_US, 1000).producer_seq + 1
+
+
+def test_a_tick_belongs_to_no_tenant_and_to_a_run_of_its_own() -> None:
+    tick = tick_of("agentledger.events.v1", 3, NOW_US, 1000)
+    assert (tick.tenant_id, tick.run_id) == ("", "tick:agentledger.events.v1:3")
+    assert tick.occurred_at == 1_750_000_000_000_000
+
+
+def test_lag_is_the_age_of_what_is_not_acknowledged() -> None:
+    lag = StageLag()
+    assert lag.note(0, {0: Standing(10, 10), 1: Standing(5, 5)}) == 0
+    assert lag.note(5, {0: Standing(10, 20), 1: Standing(5, 5)}) == 0  # it has just been written
+    assert lag.note(10, {0: Standing(10, 30), 1: Standing(5, 5)}) == 5
+    assert lag.note(15, {0: Standing(20, 40), 1: Standing(5, 5)}) == 5  # what stood at 5 s is done, at 10 s not
+    assert lag.note(20, {0: Standing(40, 40), 1: Standing(5, 5)}) == 0
+
+
+def test_a_stage_that_stands_still_is_told_once_and_when_it_has_caught_up() -> None:
+    alerts = LagAlerts(raise_after_s=30, resolve_below_s=10)
+    said = [alerts.conclude("worker", lag_s, NOW_US) for lag_s in (0.0, 29.0, 31.0, 300.0, 15.0, 9.0, 0.0, 40.0)]
+    assert [type(event) for event in said if event] == [AlertRaised, AlertResolved, AlertRaised]
+    assert said[2] is not None
+    assert said[5] is not None
+    assert [event.producer_seq for event in said if event] == [0, 1, 2]
+    assert {event.alert_id for event in said if isinstance(event, AlertRaised | AlertResolved)} == {
+        alert_id_of("worker")
+    }
+    assert alerts.conclude("packer", 50, NOW_US) is not None
+
+
+def test_only_ticks_for_a_while_is_quiet_and_one_event_ends_it() -> None:
+    activity, places = Activity(), [("events", 0), ("events", 1), ("holds", 0)]
+    ends = dict.fromkeys(places, 100)
+    for second in range(QUIET_AFTER_S):
+        assert not activity.is_quiet(second * 1_000_000)
+        activity.note(second * 1_000_000, {place: end + 2 * second for place, end in ends.items()})  # two tickers
+    now_us = QUIET_AFTER_S * 1_000_000
+    ends = {place: end + 2 * QUIET_AFTER_S for place, end in ends.items()}
+    activity.note(now_us, ends)
+    assert activity.is_quiet(now_us)
+    activity.note(now_us + 1, ends | {("events", 1): ends["events", 1] + 1})
+    assert not activity.is_quiet(now_us + 1)
+
+
+def test_a_broker_that_does_not_say_is_not_quiet() -> None:
+    activity = Activity()
+    for second in range(2 * QUIET_AFTER_S):
+        activity.note(second * 1_000_000, {})
+    assert not activity.is_quiet(2 * QUIET_AFTER_S * 1_000_000 - 1_000_000)
+
+
+def test_the_writer_is_watched_under_its_own_name() -> None:
+    assert writer.GROUP == WRITER_GROUP
