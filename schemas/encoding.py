@@ -27,6 +27,8 @@ class _LongTable(dict[int, bytes]):
     """Zigzag varints (Avro specification, "Binary encoding"): small numbers from the table, others computed."""
 
     def __missing__(self, number: int) -> bytes:
+        if 8192 <= number < 1 << 27:  # most amounts of money, in four bytes at most
+            return _MORE[(number << 1) & 16383] + _END[number >> 13]
         if not INT64_MIN <= number <= INT64_MAX:
             raise OverflowError(f"{number} does not fit 64 bits")
         rest = (number << 1) ^ (number >> 63)

@@ -14,7 +14,7 @@ _VARIANT = 0x2 << 62
 _RANDOM_BITS_HIGH = (1 << 12) - 1
 _RANDOM_BITS_LOW = (1 << 62) - 1
 _TIME_MASK = (1 << 48) - 1
-_SEPARATOR = b"\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
+_SEPARATOR = "\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
 
 
 def uuid7(now_us: int, random_bytes: bytes | None = None) -> str:
@@ -50,7 +50,7 @@ def event_time_ms(event_id: str) -> int:
 
 
 def _hash_bits(parts: tuple[str, ...]) -> int:
-    digest = hashlib.sha256(_SEPARATOR.join(part.encode("utf-8", "surrogatepass") for part in parts)).digest()
+    digest = hashlib.sha256(_SEPARATOR.join(parts).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:10], "big")
 
 

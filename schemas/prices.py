@@ -44,6 +44,8 @@ class GenaiPriceBook:
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
         self._found: dict[tuple[str, str], tuple[types.Provider, types.ModelInfo] | None] = {}
         self._tariffs: dict[tuple[int, ...], Tariff] = {}
+        # Per provider, model and tier: a tariff that is the same at any time and for any size of the prompt.
+        self._constant: dict[tuple[str, str, str], tuple[Tariff, str, str] | None] = {}
 
     def rate(
         self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
@@ -57,6 +59,10 @@ class GenaiPriceBook:
             return NO_USAGE
         if min(usage) < 0:
             return INVALID_USAGE
+        names = provider, model, service_tier
+        known = self._constant.get(names)
+        if known is not None:
+            return charge_by(known[0], usage, known[1], known[2])
         found = self._find(provider, model)
         if found is None:
             return UNKNOWN_MODEL
@@ -67,6 +73,10 @@ class GenaiPriceBook:
         if not variants and tier not in STANDARD_TIERS:
             return UNKNOWN_TIER
         tariff = self._tariff(book_model, moment, variants, all_input)
+        if _is_constant(book_provider, book_model, tier):
+            if len(self._constant) >= LOOKUPS_MAX:
+                self._constant.clear()
+            self._constant[names] = tariff, book_provider.id, book_model.id
         return charge_by(tariff, usage, book_provider.id, book_model.id)
 
     def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
@@ -136,40 +146,34 @@ class GenaiPriceBook:
 
 def charge_by(tariff: Tariff, usage: TokenUsage, provider: str, model: str) -> Charge | Unpriced:
     """The charge for this usage: the whole is rounded once, half to even, and its shares add up to it."""
-    cache_read = usage.cache_read_tokens * tariff.cache_read_tokens
-    cache_write = usage.cache_write_tokens * tariff.cache_write_tokens
-    reasoning = usage.reasoning_tokens * tariff.reasoning_tokens
-    money_out = usage.output_tokens * tariff.output_tokens + reasoning
-    money_in = usage.input_tokens * tariff.input_tokens + cache_read + cache_write + tariff.request
+    plain, read, written, answered, thought = usage
+    input_price, read_price, write_price, output_price, reasoning_price, request_price = tariff
+    cache_read, cache_write, reasoning = read * read_price, written * write_price, thought * reasoning_price
+    money_out = answered * output_price + reasoning
+    money_in = plain * input_price + cache_read + cache_write + request_price
     total = _rounded(money_in + money_out)
     if total > NANOUSD_MAX:
         return INVALID_USAGE
     output = min(_rounded(money_out), total)
     input_share = total - output
     read_share = min(_rounded(cache_read), input_share)
-    return Charge(
-        total,
-        input_share,
-        output,
-        provider,
-        model,
-        read_share,
-        min(_rounded(cache_write), input_share - read_share),
-        min(_rounded(reasoning), output),
-    )
+    write_share = min(_rounded(cache_write), input_share - read_share)
+    shares = (total, input_share, output, provider, model, read_share, write_share, min(_rounded(reasoning), output))
+    return tuple.__new__(Charge, shares)  # by its name it takes twice as long
 
 
 def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
     """The call's usage; None where the provider gave none."""
     if call.input_tokens is None and call.output_tokens is None and call.cache_read_tokens is None:
         return None
-    return TokenUsage(
+    counts = (
         call.input_tokens or 0,
         call.cache_read_tokens or 0,
         call.cache_write_tokens or 0,
         call.output_tokens or 0,
         call.reasoning_tokens or 0,
     )
+    return tuple.__new__(TokenUsage, counts)  # by its name it takes twice as long
 
 
 def rate_model_call(
@@ -230,6 +234,20 @@ def _variants(
         for variant in model.price_variants or ()
         if variant.when == when and (variant.constraint is None or variant.constraint.active(moment))
     ]
+
+
+def _is_constant(provider: types.Provider, model: types.ModelInfo, tier: str) -> bool:
+    """True where the price of this tier depends neither on the time nor on the size of the prompt."""
+    if not isinstance(model.prices, types.ModelPrice):
+        return False
+    prices = [model.prices]
+    if tier and any(sold is model for sold in provider.models):
+        when = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+        variants = [variant for variant in model.price_variants or () if variant.when == when]
+        if any(variant.constraint is not None for variant in variants):
+            return False
+        prices += [variant.prices for variant in variants]
+    return not any(isinstance(value, types.TieredPrices) for price in prices for value in vars(price).values())
 
 
 def _tier_names(model: types.ModelInfo) -> list[str]:
@@ -300,5 +318,7 @@ def _total(price: types.ModelPrice, **usage: int) -> int:
 
 def _rounded(amount: int) -> int:
     """Billionths of a nano-dollar to nano-dollars, half to even."""
+    if not amount:
+        return 0
     whole, rest = divmod(amount, SCALE)
     return whole + (rest * 2 > SCALE or (rest * 2 == SCALE and whole % 2 == 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import clickhouse_connect
@@ -93,11 +94,12 @@ class ClickHouseLeafReader:
         )  # fmt: skip
         return bool(rows)
 
-    def block_roots(self, log: LogId, size: int) -> list[bytes]:
+    def block_roots(self, log: LogId, size: int, known: Sequence[bytes] = ()) -> list[bytes]:
         """The roots of the first `size` leaves, BLOCK_LEAVES at a time, worked out by ClickHouse. They are leaves of a
-        tree that has the log's root. Raises IntegrityError where a row is missing or there twice."""
-        roots: list[bytes] = []
-        for first in range(0, size, SQL_LEAVES_MAX):
+        tree that has the log's root. `known` are the first of them, of whole blocks. Raises IntegrityError where a row
+        is missing or there twice."""
+        roots = list(known)
+        for first in range(len(roots) * BLOCK_LEAVES, size, SQL_LEAVES_MAX):
             behind = min(size, first + SQL_LEAVES_MAX)
             rows = self.query(
                 "WITH arrayMap(pair -> pair.2, arraySort(groupArray((log_index, leaf_hash)))) AS leaves, "
@@ -120,10 +122,14 @@ class ClickHouseLeafReader:
                 self.leaves(log, len(roots) * BLOCK_LEAVES, min(behind, (len(roots) + 1) * BLOCK_LEAVES))  # says which
         return roots
 
-    def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[Any]:
+    def query(
+        self, sql: str, parameters: dict[str, Any] | None = None, settings: dict[str, Any] | None = None
+    ) -> list[Any]:
         """The rows of a query. Raises StoreError."""
         try:
-            result = self._client().query(sql, parameters=parameters, query_formats={"FixedString": "bytes"})
+            result = self._client().query(
+                sql, parameters=parameters, settings=settings, query_formats={"FixedString": "bytes"}
+            )
             return list(result.result_rows)
         except (ClickHouseError, OSError) as error:
             raise self._failed(error) from None
@@ -135,6 +141,10 @@ class ClickHouseLeafReader:
         except (ClickHouseError, OSError) as error:
             raise self._failed(error) from None
         return answer
+
+    def stream(self, sql: str, parameters: dict[str, Any] | None = None) -> Any:
+        """A query's answer in the format that it names, as a stream to be closed. The driver's errors are raised."""
+        return self._client().raw_stream(sql, parameters=parameters)
 
     def _client(self) -> Client:
         if self._connected is None:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from agentledger.processors.packing import PackedRecord
-from agentledger.processors.run_fold import DerivedRecord, RunFold
+from agentledger.processors.run_fold import DerivedRecord, RunFold, StateRecord
+from agentledger.processors.run_places import is_of_run
+from agentledger.processors.run_state import RunState, decode_state, is_forgotten
+from agentledger.processors.ticker import tick_of
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Event,
     ModelCallCompleted,
     OutcomeRecorded,
     PolicyDecided,
     RunFinished,
     RunStarted,
+    Ticked,
     ToolCallCompleted,
 )
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.testing.price_book import FixedPriceBook
+from agentledger.schemas.topics import EVENTS, PARTIALS
 
 E = TypeVar("E", bound=Event)
 T0_US = 1_750_000_000_000_000
@@ -89,9 +96,17 @@ def some_run(
         events.append(author.model_call(tokens, rng.choice(models), provider="openai", reported_cost_nanousd=reported))
         if rng.random() < 0.8:
             own_cost = rng.choice([None, None, 1000])
-            events.append(author.tool_call(status=rng.choice(["ok", "ok", "error"]), reported_cost_nanousd=own_cost))
+            tool, attempt = rng.choice(["get_order", "search"]), rng.choice([1, 1, 2])
+            status = rng.choice(["ok", "ok", "error"])
+            fields = {"tool": tool, "attempt": attempt, "status": status, "effect": rng.choice(["read", "write"])}
+            events.append(author.tool_call(arguments_digest="a", reported_cost_nanousd=own_cost, **fields))
         if rng.random() < 0.2:
-            events.append(author.write(PolicyDecided, verdict="allow"))
+            events.append(author.write(PolicyDecided, verdict=rng.choice(["allow", "deny"]), risk_tier="high"))
+        if rng.random() < 0.1:
+            number = str(rng.randint(1, 2))
+            events.append(author.write(ApprovalRequested, approval_id=number))
+            if rng.random() < 0.5:
+                events.append(author.write(ApprovalDecided, approval_id=number, verdict="approved", human_ms=90_000))
     start = author.start(
         budget_cost_nanousd=rng.choice([None, 5_000_000]),
         budget_tokens=rng.choice([None, 4000]),
@@ -128,39 +143,95 @@ def records_of(events: list[Event], first_offset: int = 0) -> list[PackedRecord]
     ]
 
 
+def ticked(at_ms: int, partition: int = 0) -> Ticked:
+    """The tick of a partition at this time."""
+    return tick_of(EVENTS.name, partition, at_ms * 1000, 1000)
+
+
+GAPS_MS = (0, 0, 1, 1, 300, 700, 5_000, 70_000, 1_000_000, 4_000_000)
+
+
+def timed_records(events: list[Event], rng: random.Random, *, forgetting: bool = False) -> list[PackedRecord]:
+    """The events with pauses of up to an hour between them, in which ticks come; if `forgetting`, two of weeks, too.
+
+    The broker's clock steps back now and then.
+    """
+    records: list[PackedRecord] = []
+    now_ms = T0_US // 1000
+    long = set(rng.sample(range(len(events)), min(2, len(events)))) if forgetting else set()
+    for number, event in enumerate(events):
+        gap_ms = rng.choice((20, 36)) * 86_400_000 if number in long else rng.choice(GAPS_MS)
+        for _ in range(rng.choice((0, 1, 2)) if gap_ms >= 300 else 0):
+            now_ms += gap_ms // 3
+            records.append(PackedRecord(len(records), now_ms, CODEC.encode(ticked(now_ms))))
+        now_ms += gap_ms
+        records.append(PackedRecord(len(records), now_ms - rng.choice((0, 0, 0, 2)), CODEC.encode(event)))
+    return records
+
+
 class Folded:
     """What a fold gave: derived records in order, and the stored states."""
 
-    def __init__(self, prices: PriceBook = PRICES) -> None:
+    def __init__(self, prices: PriceBook = PRICES, *, rules: Iterable[Any] = (), partitions: int | None = None) -> None:
         self.states: dict[bytes, bytes] = {}
         self.derived: list[DerivedRecord] = []
-        self.fold = RunFold(CODEC, prices, self.states.get)
+        self.fold = RunFold(
+            CODEC,
+            prices,
+            self.states.get,
+            rules=rules,
+            partitions=partitions,
+            stored=lambda: list(self.states.items()),
+        )
 
     def take(self, records: list[PackedRecord], partition: int = 0) -> Folded:
         """Fold the records in as one batch, and store the states."""
         for record in records:
             self.derived += self.fold.take(partition, record)
-        for _, key, value in self.fold.take_changed():
-            self.states[key] = value
+        self.store(self.fold.take_changed())
         return self
+
+    def store(self, changed: Iterable[StateRecord]) -> None:
+        """Store these states."""
+        for _, key, value in changed:
+            if value is None:
+                self.states.pop(key, None)
+            else:
+                self.states[key] = value
+
+    def runs(self) -> dict[bytes, RunState]:
+        """The states of runs that are not forgotten."""
+        return {
+            key: decode_state(value) for key, value in self.states.items() if is_of_run(key) and not is_forgotten(value)
+        }
+
+    def run_states(self) -> dict[bytes, bytes]:
+        """The same with marks of forgotten runs, as bytes."""
+        return {key: value for key, value in self.states.items() if is_of_run(key)}
+
+    def partials(self) -> set[DerivedRecord]:
+        """What was published for stage 2."""
+        return {record for record in self.derived if record.topic == PARTIALS.name}
 
     def events(self, *kinds: type[Event]) -> list[Any]:
         """The derived events of these kinds (of all, where none is named)."""
-        events = [CODEC.decode(record.value) for record in self.derived]
+        events = [CODEC.decode(record.value) for record in self.derived if record.topic != PARTIALS.name]
         return [event for event in events if not kinds or isinstance(event, kinds)]
 
     def by_id(self) -> dict[str, bytes]:
         """Event id to bytes. Fails where one id has two contents."""
         found: dict[str, bytes] = {}
         for record in self.derived:
+            if record.topic == PARTIALS.name:
+                continue
             event_id = record.value[6:42].decode()
             assert found.setdefault(event_id, record.value) == record.value, f"{event_id} has two contents"
         return found
 
 
-def folded(events: list[Event], prices: PriceBook = PRICES) -> Folded:
+def folded(events: list[Event], prices: PriceBook = PRICES, *, rules: Iterable[Any] = ()) -> Folded:
     """The fold over one log in one go."""
-    return Folded(prices).take(records_of(events))
+    return Folded(prices, rules=rules).take(records_of(events))
 
 
 def run(write: Callable[[Author], list[Event]]) -> Folded:

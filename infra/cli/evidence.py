@@ -155,7 +155,8 @@ def proof(event_id: str, out: Path | None, checkpoints: Path | None, without_val
     reader = ClickHouseLeafReader(
         clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
     )
-    text = prove_event(reader, chain, trusted, event_id, with_value=not without_value)
+    kept_in = Path(settings.data_dir).expanduser() / "proofs"
+    text = prove_event(reader, chain, trusted, event_id, with_value=not without_value, kept_in=kept_in)
     path = out or Path(f"{event_id.lower()}.tlog-proof")
     path.write_text(text, "utf-8")
     click.echo(f"{path}: {len(text.encode()):,} bytes; check it with: agentledger verify-proof {path} --key FILE")

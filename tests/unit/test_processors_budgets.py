@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.processors.budgets import METRICS, Crossing, crossings, declared_limits
+from agentledger.processors.budgets import METRICS, THRESHOLDS_PERCENT, Crossing, crossings, declared_limits
 from tests.run_logs import Author
 
 TOOL_CALLS = METRICS.index("tool_calls")
@@ -20,7 +20,7 @@ def lines(limit: int | None, amounts: list[int]) -> list[Crossing]:
     for amount in amounts:
         used = [0] * len(METRICS)
         used[TOOL_CALLS] = amount
-        found += list(crossings(limits, used, crossed))
+        found += list(crossings(limits, used, crossed, THRESHOLDS_PERCENT))
     return found
 
 

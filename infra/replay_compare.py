@@ -1,0 +1,354 @@
+"""What a replay concludes against what stands in the ledger: byte for byte, then field by field.
+
+Conclusions are compared by event id, as a set: in the ledger they stand in another order (several source partitions)
+and perhaps more than once (a worker that was killed writes them again; the writer marks those as duplicates).
+
+- *changed*: the ledger's bytes are others than those that follow from its events.
+- *missing*: it follows from the ledger's events, isn't there, and conclusions of later events are.
+- *unexpected*: it is in the ledger and does not follow from its events.
+- *conflict*: a second content under an id that is there already.
+- *misread*: the row's typed columns, which views read, say something else than its bytes.
+
+What follows from the newest events may not have been written when the ledger was read, and a conclusion may have been
+written before the event that it follows from: both are counted, and are no difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain
+from typing import Any, NamedTuple
+
+from agentledger.infra.replay_unmatched import IN_MEMORY_MAX, Unmatched
+from agentledger.schemas.codec import Codec
+from agentledger.schemas.errors import AgentledgerError
+from agentledger.schemas.events import Event
+from agentledger.schemas.topics import CONTROL, INTEGRITY
+from agentledger.sinks.replay_source import LedgerRecord
+from agentledger.sinks.rows import CONFLICT, DUPLICATE
+
+ID_START, ID_END = 6, 42  # of the event id's text, in every value
+GRACE_US = 600_000_000  # how far apart an event and its conclusion may be read where one of them is missing yet
+NAMED_MAX = 1000  # differences that are decoded and named; the rest is counted
+LEFT_MAX = 100_000  # rows without a counterpart that are kept to look for one elsewhere
+# Keyed by neither run nor tenant: what follows from one partition stands in any.
+SCATTERED = frozenset({CONTROL.name, INTEGRITY.name})
+
+
+class Expected(NamedTuple):
+    """A conclusion of the replay, with the place of the event that it follows from."""
+
+    topic: str
+    value: bytes
+    partition: int
+    log_index: int
+    ledger_time_us: int
+    key: bytes = b""
+
+
+class FieldDifference(NamedTuple):
+    """One field: what the ledger says, and what the replay says. None where there is no such event."""
+
+    name: str
+    in_ledger: Any
+    replayed: Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One conclusion that is not in the ledger as it follows from it. `log_index` is None where it isn't there."""
+
+    kind: str
+    topic: str
+    partition: int
+    log_index: int | None
+    ledger_time_us: int  # of the row, or of the event from which the missing one follows
+    event_id: str
+    event_type: str
+    run_id: str
+    producer_id: str = ""
+    producer_seq: int | None = None
+    fields: tuple[FieldDifference, ...] = ()
+    text: str = ""
+
+
+@dataclass
+class Rest:
+    """What one part of the logs leaves unmatched: another part may hold its counterpart."""
+
+    expected: list[Expected] = field(default_factory=list)
+    met: list[LedgerRecord] = field(default_factory=list)
+    frontier: dict[tuple[str, int], int] = field(default_factory=dict)
+    written_us: dict[int, int] = field(default_factory=dict)
+    missing: int = 0  # conclusions beyond LEFT_MAX that should be there
+    not_yet: Counter[str] = field(default_factory=Counter)  # such that may not be written yet, by topic
+    unexpected: int = 0  # rows beyond LEFT_MAX
+    folded_us: dict[int, int] = field(default_factory=dict)  # partition to the ledger time up to which it was folded
+
+
+class Comparison:
+    """Matches conclusions with rows as both come, and keeps only what has no counterpart yet."""
+
+    def __init__(self, in_memory_max: int = IN_MEMORY_MAX) -> None:
+        self._expected = Unmatched(in_memory_max)
+        self._met = Unmatched(in_memory_max)
+        self._again: dict[bytes, list[Expected]] = {}
+        self._conflicts: list[LedgerRecord] = []
+        self._unequal: list[tuple[LedgerRecord, Expected]] = []
+        self._frontier: dict[tuple[str, int], int] = {}
+        self._written_us: dict[int, int] = {}
+        self.equal: Counter[str] = Counter()  # by topic
+        self.expected = 0
+        self.repeated = 0
+        self.unequal = 0
+
+    def expect(self, expected: Expected) -> None:
+        """A conclusion of the replay, in the order of its source partition."""
+        self.expected += 1
+        key = expected.value[ID_START:ID_END]
+        record = self._met.pop(key)
+        if record is not None:
+            self._match(record, expected)
+        elif not self._expected.add(key, expected):
+            self._again.setdefault(key, []).append(expected)  # a run in two partitions: one event counted in each
+
+    def meet(self, record: LedgerRecord) -> None:
+        """A row of a derived topic, in the order of its log."""
+        if record.occurrence == DUPLICATE:
+            self.repeated += 1
+            return
+        if record.occurrence == CONFLICT:
+            self._conflicts.append(record)
+            return
+        key = (record.value or b"")[ID_START:ID_END]
+        expected = self._expected.pop(key)
+        if expected is not None:
+            self._match(record, expected)
+        elif not self._met.add(key, record):
+            self._conflicts.append(record)
+
+    def left(self) -> Iterator[Expected]:
+        """The conclusions that have no counterpart."""
+        yield from self._expected.items()
+        for many in self._again.values():
+            yield from many
+
+    def rest(self) -> Rest:
+        """What has no counterpart, and how much more there is than can be handed on."""
+        rest = Rest(frontier=self._frontier, written_us=self._written_us)
+        for expected in self.left():
+            if len(rest.expected) < LEFT_MAX or expected.topic in SCATTERED:
+                rest.expected.append(expected)
+            elif is_written(expected, rest):
+                rest.missing += 1
+            else:
+                rest.not_yet[expected.topic] += 1
+        for record in chain(self._conflicts, self._met.items()):
+            if len(rest.met) < LEFT_MAX:
+                rest.met.append(record)
+            else:
+                rest.unexpected += 1
+        return rest
+
+    def differences(self, codec: Codec) -> list[Difference]:
+        """The differences so far, named: the first NAMED_MAX; `unequal` is their count."""
+        return [_difference(codec, record, expected) for record, expected in self._unequal]
+
+    def close(self) -> None:
+        """Remove what is in files."""
+        self._expected.close()
+        self._met.close()
+
+    def _match(self, record: LedgerRecord, expected: Expected) -> None:
+        place = expected.topic, expected.partition
+        if expected.log_index > self._frontier.get(place, -1):
+            self._frontier[place] = expected.log_index
+        if record.ledger_time_us > self._written_us.get(expected.partition, 0):
+            self._written_us[expected.partition] = record.ledger_time_us
+        if record.value == expected.value and record.topic == expected.topic:
+            self.equal[record.topic] += 1
+            return
+        self.unequal += 1
+        if len(self._unequal) < NAMED_MAX:
+            self._unequal.append((record, expected))
+
+
+@dataclass
+class Verdict:
+    """What is left when all parts of a stage are through."""
+
+    differences: list[Difference] = field(default_factory=list)
+    count: int = 0
+    equal: Counter[str] = field(default_factory=Counter)  # conclusions whose counterpart another part held
+    not_yet: Counter[str] = field(default_factory=Counter)  # by topic: they follow from events, and are not written yet
+    ahead: int = 0  # rows that follow from events which were not in the ledger yet
+
+    def name(self, found: Difference) -> None:
+        """Count a difference, and keep it if there are few."""
+        self.count += 1
+        if len(self.differences) < NAMED_MAX:
+            self.differences.append(found)
+
+
+def conclude(codec: Codec, rests: Sequence[Rest]) -> Verdict:
+    """Match what the parts of one stage left over, and judge the remainder."""
+    across = _across(rests)
+    last = across.rest()
+    verdict = Verdict(equal=across.equal)
+    for found in across.differences(codec):
+        verdict.name(found)
+    verdict.count = across.unequal
+    for rest in rests:
+        verdict.count += rest.missing + rest.unexpected
+        verdict.not_yet.update(rest.not_yet)
+    folded_us = {partition: time_us for rest in rests for partition, time_us in rest.folded_us.items()}
+    _judge(codec, last, folded_us, verdict)
+    across.close()
+    verdict.differences.sort(key=in_time)
+    return verdict
+
+
+def not_written_yet(rests: Sequence[Rest]) -> Iterator[Expected]:
+    """The scattered conclusions of one stage that follow from newer events than all that is written of them."""
+    across = _across(rests)
+    last = across.rest()
+    across.close()
+    yield from (one for one in last.expected if one.topic in SCATTERED and not is_written(one, last))
+
+
+def _across(rests: Sequence[Rest]) -> Comparison:
+    across = Comparison()
+    for rest in rests:
+        for expected in rest.expected:
+            across.expect(expected)
+        for place, index in rest.frontier.items():
+            across._frontier[place] = max(index, across._frontier.get(place, -1))
+        for partition, time_us in rest.written_us.items():
+            across._written_us[partition] = max(time_us, across._written_us.get(partition, 0))
+    for rest in rests:
+        for record in rest.met:
+            across.meet(record)
+    return across
+
+
+def _judge(codec: Codec, last: Rest, folded_us: dict[int, int], verdict: Verdict) -> None:
+    exact = {(record.topic, record.value): record for record in last.met if record.occurrence == CONFLICT}
+    renamed = _by_number(codec, last.met)
+    for expected in last.expected:
+        twin = exact.pop((expected.topic, expected.value), None)
+        if twin is not None:  # a run in two partitions: both contents were concluded, and both are there
+            verdict.equal[twin.topic] += 1
+            renamed = {key: record for key, record in renamed.items() if record is not twin}
+            continue
+        event = _decoded(codec, expected.value)
+        number = _number(event)
+        record = renamed.pop(number, None) if number is not None else None
+        if record is not None:
+            verdict.name(_difference(codec, record, expected))
+        elif is_written(expected, last):
+            verdict.name(_missing(expected, event))
+        else:
+            verdict.not_yet[expected.topic] += 1
+    newest_us = max(folded_us.values(), default=0)
+    for record in renamed.values():
+        if _is_ahead(codec, record, folded_us, newest_us):
+            verdict.ahead += 1
+        else:
+            verdict.name(_difference(codec, record, None))
+
+
+def in_time(one: Difference) -> tuple[int, str, int, int]:
+    """The order in which differences are named."""
+    return one.ledger_time_us, one.topic, one.partition, one.log_index if one.log_index is not None else -1
+
+
+def is_written(expected: Expected, last: Rest) -> bool:
+    """True where conclusions of later events of the same source partition are there: they are written in order."""
+    if expected.log_index < last.frontier.get((expected.topic, expected.partition), -1):
+        return True
+    return expected.ledger_time_us + GRACE_US < last.written_us.get(expected.partition, 0)
+
+
+def _is_ahead(codec: Codec, record: LedgerRecord, folded_us: dict[int, int], newest_us: int) -> bool:
+    """True for what follows from an event that was written after the ledger was read."""
+    event = _decoded(codec, record.value)
+    if event is None or record.occurrence == CONFLICT:
+        return False
+    own_us = newest_us if record.topic in SCATTERED else folded_us.get(record.partition, 0)
+    return event.occurred_at > own_us and event.occurred_at > newest_us - GRACE_US
+
+
+def _by_number(codec: Codec, records: list[LedgerRecord]) -> dict[Any, LedgerRecord]:
+    """Rows by producer and number, so that one whose id was changed is found by its place in the sequence."""
+    found: dict[Any, LedgerRecord] = {}
+    for record in records:
+        event = _decoded(codec, record.value)
+        key = _number(event) if event is not None else None
+        found[(record.topic, record.partition, record.log_index) if key is None or key in found else key] = record
+    return found
+
+
+def _number(event: Event | None) -> tuple[str, int] | None:
+    return None if event is None else (event.producer_id, event.producer_seq)
+
+
+def _decoded(codec: Codec, value: bytes | None) -> Event | None:
+    try:
+        return codec.decode(value)
+    except AgentledgerError:
+        return None
+
+
+def _missing(expected: Expected, event: Event | None) -> Difference:
+    return Difference(
+        "missing", expected.topic, expected.partition, None, expected.ledger_time_us, **_named(event),
+        text=f"it follows from index {expected.log_index} of the input's partition {expected.partition}",
+    )  # fmt: skip
+
+
+def _difference(codec: Codec, record: LedgerRecord, expected: Expected | None) -> Difference:
+    stored = _decoded(codec, record.value)
+    replayed = _decoded(codec, expected.value) if expected else None
+    kind = "changed" if expected else "conflict" if record.occurrence == CONFLICT else "unexpected"
+    text = "" if stored else "the row's bytes can't be read"
+    if expected and record.topic != expected.topic:
+        text = f"it belongs to {expected.topic}"
+    return Difference(
+        kind, record.topic, record.partition, record.log_index, record.ledger_time_us, **_named(replayed or stored),
+        fields=field_differences(stored, replayed) if expected and stored else (), text=text,
+    )  # fmt: skip
+
+
+def misread(codec: Codec, record: LedgerRecord, text: str) -> Difference:
+    """A row whose columns don't say what its bytes say."""
+    named = _named(_decoded(codec, record.value))
+    return Difference(
+        "misread", record.topic, record.partition, record.log_index, record.ledger_time_us, **named, text=text
+    )
+
+
+def _named(event: Event | None) -> dict[str, Any]:
+    if event is None:
+        return {"event_id": "", "event_type": "", "run_id": ""}
+    return {
+        "event_id": event.event_id,
+        "event_type": type(event).__name__,
+        "run_id": event.run_id,
+        "producer_id": event.producer_id,
+        "producer_seq": event.producer_seq,
+    }
+
+
+def field_differences(stored: Event | None, replayed: Event | None) -> tuple[FieldDifference, ...]:
+    """The fields in which two events differ, in the order of the record; the record's name first where that does."""
+    found = []
+    if stored is not None and replayed is not None and type(stored) is not type(replayed):
+        found.append(FieldDifference("event_type", type(stored).__name__, type(replayed).__name__))
+    names = list(dict.fromkeys(entry.name for event in (stored, replayed) if event for entry in fields(event)))
+    for name in names:
+        left, right = getattr(stored, name, None), getattr(replayed, name, None)
+        if left != right:
+            found.append(FieldDifference(name, left, right))
+    return tuple(found)

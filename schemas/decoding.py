@@ -1,0 +1,251 @@
+"""Readers compiled from the schemas: one function per record that takes a few named fields out of an Avro body.
+
+For who reads very many events and needs a third of each: several times as fast as reading all of it. A reader skips
+what isn't wanted, and remembers what it read last where fields repeat from event to event (a `Memo`).
+
+A reader gives what `Codec.decode` gives for those fields, or raises; it raises for whatever is unusual (an over-long
+number, say), so whoever uses it asks `Codec.decode` then. It doesn't look into text that it skips: a body whose only
+fault is text there that is no UTF-8 passes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from agentledger.schemas.catalogue import Schema
+from agentledger.schemas.errors import SchemaError
+from agentledger.schemas.events import Event
+
+# (bytes, position of the first field to read, memo) -> the event, with the wanted fields alone.
+Reader = Callable[[bytes, int, "Memo"], Any]
+Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read last, and what they say
+
+_NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
+_DOUBLE = struct.Struct("<d").unpack_from
+_STEP = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # one-byte size of a text to bytes with it
+_STEP_2 = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # the same for a size of two bytes
+_EIGHT = struct.Struct("<Q").unpack_from
+_LONG = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
+
+
+class UnusualError(ValueError):
+    """The bytes are wrong, or right in a way that only the codec reads."""
+
+
+def read_long(value: bytes, at: int) -> tuple[int, int]:
+    """A number of up to nine bytes, and where it ends."""
+    rest = shift = 0
+    while True:
+        byte = value[at]
+        at += 1
+        rest |= (byte & 127) << shift
+        if byte < 128:
+            return (rest >> 1) ^ -(rest & 1), at
+        shift += 7
+        if shift > 56:
+            raise UnusualError("a number of more than nine bytes")
+
+
+def text_end(value: bytes, at: int) -> tuple[int, int]:
+    """Where a text begins, after its size, and where it ends."""
+    size, start = read_long(value, at)
+    if size < 0 or start + size > len(value):
+        raise UnusualError("a text that ends outside")
+    return start, start + size
+
+
+def _texts(value: bytes, at: int) -> tuple[list[str], int]:
+    items: list[str] = []
+    while value[at]:
+        count, at = read_long(value, at)
+        if count < 0:
+            raise UnusualError("a block with its size")
+        for _ in range(count):
+            start, at = text_end(value, at)
+            items.append(value[start:at].decode())
+    return items, at + 1
+
+
+def _map(value: bytes, at: int) -> tuple[dict[str, str], int]:
+    entries: dict[str, str] = {}
+    while value[at]:
+        count, at = read_long(value, at)
+        if count < 0:
+            raise UnusualError("a block with its size")
+        for _ in range(count):
+            start, at = text_end(value, at)
+            name = value[start:at].decode()
+            start, at = text_end(value, at)
+            entries[name] = value[start:at].decode()
+    return entries, at + 1
+
+
+_SCOPE: dict[str, Any] = {
+    "DOUBLE": _DOUBLE,
+    "EIGHT": _EIGHT,
+    "STEP": _STEP,
+    "STEP_2": _STEP_2,
+    "LONG": _LONG,
+    "Unusual": UnusualError,
+    "read_long": read_long,
+    "read_map": _map,
+    "read_texts": _texts,
+    "text_end": text_end,
+}
+
+
+def new_memo(repeated: Sequence[Collection[str]]) -> Memo:
+    """An empty memo for readers compiled with these repeated parts."""
+    return [_NOTHING] * len(repeated)
+
+
+def compile_reader(
+    schema: Schema, kind: type[Event], first: int, wanted: Collection[str], repeated: Sequence[Collection[str]] = ()
+) -> Reader:
+    """A reader of the fields from number `first` on. The event that it makes has no other attributes.
+
+    `repeated` names parts that are often the same in one event as in the one before that is read with the same memo: a
+    map, or texts that follow each other. Parts that this record doesn't have are passed over.
+    """
+    names = [field["name"] for field in schema["fields"]]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise SchemaError(f"{schema['name']} has no field {unknown[0]}", next_step="name one of its fields")
+    starts = {min(part, key=names.index): place for place, part in enumerate(repeated) if set(part) <= set(names)}
+    lines: list[str] = []
+    place = first
+    while place < len(names):
+        part = starts.get(names[place])
+        size = 1 if part is None else len(repeated[part])
+        fields = schema["fields"][place : place + size]
+        place += size
+        if part is None:
+            lines += _field_lines(fields[0]["type"], f"event.{fields[0]['name']}", fields[0]["name"] in wanted)
+        else:
+            lines += _repeated_lines(fields, part, wanted)
+    source = "def read(value, at, memo):\n    event = new(kind)\n"
+    source += "".join(f"    {line}\n" for line in lines)
+    source += "    if at != len(value):\n        raise Unusual('bytes are missing or left over')\n    return event\n"
+    scope = {**_SCOPE, "new": object.__new__, "kind": kind}
+    exec(compile(source, f"<reader of {schema['name']}>", "exec"), scope)  # noqa: S102 (source is made above, from our own files)
+    reader: Reader = scope["read"]
+    return reader
+
+
+def _repeated_lines(fields: list[Any], part: int, wanted: Collection[str]) -> list[str]:
+    kept = [(place, field["name"]) for place, field in enumerate(fields) if field["name"] in wanted]
+    targets = "".join(f"event.{name}, " for _, name in kept)
+    read: list[str] = []
+    for place, field in enumerate(fields):
+        read += _field_lines(field["type"], f"v{place}", field["name"] in wanted)
+    found = "".join(f"v{place}, " for place, _ in kept)
+    return [
+        f"raw, found = memo[{part}]",
+        "if value.startswith(raw, at):",
+        "    at += len(raw)",
+        "else:",
+        "    start_of_part = at",
+        *(f"    {line}" for line in read),
+        f"    found = ({found})",
+        f"    memo[{part}] = value[start_of_part:at], found",
+        *([f"{targets}= found"] if kept else ["if found is None:", "    raise Unusual('nothing read')"]),
+    ]
+
+
+def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
+    """Statements that read the field at `at` into `target`, or pass over it."""
+    if isinstance(avro_type, dict) and avro_type.get("logicalType") == "timestamp-micros" and wanted:
+        return _time_lines(target)
+    kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
+    if isinstance(kind, list):
+        return [
+            "size = value[at]",
+            "if size == 0:",
+            "    at += 1",
+            *([f"    {target} = None"] if wanted else []),
+            "elif size == 2:",
+            "    at += 1",
+            *(f"    {line}" for line in _field_lines(kind[1], target, wanted)),
+            "else:",
+            "    raise Unusual('no such branch')",
+        ]
+    if kind == "string":
+        return _text_lines(target, wanted)
+    if kind == "long":
+        return _long_lines(target, wanted)
+    if kind == "double":
+        return [*([f"{target} = DOUBLE(value, at)[0]"] if wanted else []), "at += 8"]
+    if kind == "boolean":
+        return [
+            "if value[at] > 1:",
+            "    raise Unusual('no boolean')",
+            *([f"{target} = value[at] == 1"] if wanted else []),
+            "at += 1",
+        ]
+    if kind in ("map", "array"):
+        call = "read_map" if kind == "map" else "read_texts"
+        return [f"{target if wanted else '_'}, at = {call}(value, at)"]
+    raise SchemaError(f"no reader for the Avro type {kind!r}", next_step="add it to decoding.py, with its test")
+
+
+def _text_lines(target: str, wanted: bool) -> list[str]:
+    if not wanted:
+        return [
+            "size = value[at]",
+            "if size < 128:",
+            "    at += STEP[size]",
+            "elif value[at + 1] < 128:",
+            "    at += STEP_2[(size & 127) | (value[at + 1] << 7)]",
+            "else:",
+            "    at = text_end(value, at)[1]",
+        ]
+    return [
+        "size = value[at]",
+        "if size == 0:",
+        f"    {target} = ''",
+        "    at += 1",
+        "elif size < 128:",
+        "    end = at + STEP[size]",
+        f"    {target} = value[at + 1:end].decode()",
+        "    at = end",
+        "elif value[at + 1] < 128:",
+        "    end = at + STEP_2[(size & 127) | (value[at + 1] << 7)]",
+        f"    {target} = value[at + 2:end].decode()",
+        "    at = end",
+        "else:",
+        "    start, at = text_end(value, at)",
+        f"    {target} = value[start:at].decode()",
+    ]
+
+
+def _time_lines(target: str) -> list[str]:
+    """A time between 1972 and 3100 has eight bytes: their groups of seven bits are moved together, pair by pair."""
+    return [
+        "rest = EIGHT(value, at)[0]",
+        "if rest & 0x8080808080808080 == 0x0080808080808080:",
+        "    rest = (rest & 0x007f007f007f007f) | (rest & 0x7f007f007f007f00) >> 1",
+        "    rest = (rest & 0x00003fff00003fff) | (rest & 0x3fff00003fff0000) >> 2",
+        "    rest = (rest & 0x000000000fffffff) | (rest & 0x0fffffff00000000) >> 4",
+        f"    {target} = (rest >> 1) ^ -(rest & 1)",
+        "    at += 8",
+        "else:",
+        f"    {target}, at = read_long(value, at)",
+    ]
+
+
+def _long_lines(target: str, wanted: bool) -> list[str]:
+    if not wanted:
+        return ["at += 1", "if value[at - 1] > 127:", "    at = read_long(value, at - 1)[1]"]
+    return [
+        "size = value[at]",
+        "if size < 128:",
+        f"    {target} = LONG[size]",
+        "    at += 1",
+        "elif value[at + 1] < 128:",
+        f"    {target} = LONG[(size & 127) | (value[at + 1] << 7)]",
+        "    at += 2",
+        "else:",
+        f"    {target}, at = read_long(value, at)",
+    ]

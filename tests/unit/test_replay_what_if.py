@@ -1,0 +1,259 @@
+"""Other prices, budgets, rules or another policy: the difference that they would have made, by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agentledger.infra import replay_report as say
+from agentledger.infra.replay import ReplayReport, replay
+from agentledger.infra.replay_budgets import ReplacedBudgets, read_replaced
+from agentledger.infra.replay_parts import Wanted
+from agentledger.infra.replay_policy import PolicyReport, print_policy, read_policy, try_policy
+from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES
+from agentledger.infra.replay_tally import Scope, Spend, newly_stopped, no_longer_stopped
+from agentledger.processors.rules.loading import parse_rules
+from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.events import Event, HoldRequested, PolicyDecided, RunStarted
+from agentledger.schemas.testing.price_book import FixedPriceBook
+from agentledger.sinks.replay_source import LedgerRecord
+from tests.hold_logs import HoldLog
+from tests.replay_rig import MemoryLedger, MemoryWiring, lived
+from tests.run_logs import CODEC, PRICES, T0_US, Author
+
+NO_RULES: tuple[Any, ...] = ()
+
+
+def runs_of(*runs: list[Event]) -> list[Event]:
+    return [event for run in runs for event in run]
+
+
+def ledger_of(facts: list[Event], holds: list[Event] | None = None) -> MemoryLedger:
+    return lived(facts, holds or [], seed=5)
+
+
+def replayed(ledger: MemoryLedger, **changed: Any) -> ReplayReport:
+    return replay(replace(MemoryWiring(ledger), **changed), Wanted(), is_tally=True)
+
+
+def printed(show: Any, report: Any) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=200), report)
+    return out.getvalue()
+
+
+def test_other_prices_cost_the_difference_by_hand() -> None:
+    one, two = Author("run-1"), Author("run-2")
+    ledger = ledger_of(
+        runs_of(
+            [one.start(), one.model_call(1000, "sold"), one.model_call(500, "cheap"), one.finish()],
+            [two.start(workflow="triage"), two.model_call(10, "tuned", workflow="triage"), two.finish()],
+        )
+    )
+    # As it was: 1000 x 2000 + 500 x 100 nano-dollars, and no price for tuned.
+    # Then: 1000 x 3000 + 500 x 100, and 10 x 7.
+    dearer = FixedPriceBook(
+        {"sold": (3000, 500, 2500, 8000, 8000), "cheap": (100, 10, 100, 400, 400), "tuned": (7, 7, 7, 7, 7)}
+    )
+    report = replayed(ledger, prices=dearer)
+    assert report.stored.spend == {("acme", "refund"): Spend(2, 0, 2_050_000), ("acme", "triage"): Spend(1, 1, 0)}
+    assert report.replayed.spend == {("acme", "refund"): Spend(2, 0, 3_050_000), ("acme", "triage"): Spend(1, 0, 70)}
+    text = printed(say.print_spend, report)
+    assert "+$0.001" in text
+    assert "triage" in text
+    as_json = say.report_json(report, is_tally=True)
+    assert as_json["spend"][0]["replay"]["cost_nanousd"] == 3_050_000
+    json.dumps(as_json)
+
+
+def test_the_same_prices_make_no_difference() -> None:
+    author = Author("run-1")
+    ledger = ledger_of([author.start(), author.model_call(1000), author.finish()])
+    report = replayed(ledger, prices=PRICES)
+    assert report.stored.spend == report.replayed.spend
+
+
+def test_other_rules_raise_other_alerts() -> None:
+    author = Author("run-1")
+    calls = [author.tool_call(tool="search", arguments_digest="a") for _ in range(6)]
+    ledger = ledger_of([author.start(), *calls, author.finish()])
+    stricter = parse_rules(
+        b"rules: [{name: loops, kind: identical_tool_calls, severity: warning, calls: 3}]", where="test"
+    )
+    before = replayed(ledger)
+    assert before.stored.raised == before.replayed.raised
+    report = replayed(ledger, rules=stricter)
+    assert report.replayed.raised["loops"] == 1
+    assert report.stored.raised["loops"] == 0
+    assert "loops" in printed(say.print_alerts, report)
+    assert say.report_json(report, is_tally=True)["would_be_raised"][0]["rule"] == "loops"
+
+
+def budgets_of(tmp_path: Path, text: str) -> ReplacedBudgets:
+    path = tmp_path / "budgets.yaml"
+    path.write_text(text, "utf-8")
+    return read_replaced(path, "acme", T0_US)
+
+
+def test_other_budgets_stop_other_runs_and_say_what_those_went_on_to_spend(tmp_path: Path) -> None:
+    small, large, capped = Author("small"), Author("large"), Author("capped")
+    ledger = ledger_of(
+        runs_of(
+            [small.start(), small.model_call(100), small.finish()],
+            [large.start(), *(large.model_call(1000) for _ in range(4)), large.finish()],
+            [capped.start(budget_model_calls=1, on_budget_exceeded="halt", agent_id="other"),
+             *(capped.model_call(1, agent_id="other") for _ in range(2))],
+        )
+    )  # fmt: skip
+    text = "agent: {name: refunds, max_model_spend_usd: 0.004, escalation: {on_budget_exceeded: handoff_to_human}}"
+    report = replayed(ledger, budgets=budgets_of(tmp_path, text))
+    # Each call of large costs 0.002 dollars: the third takes it over 0.004, the fourth is spent after that.
+    [(scope, stop)] = newly_stopped(report.stored, report.replayed)
+    assert scope == Scope("acme", "run", "large")
+    assert (stop.metric, stop.limit, stop.used, stop.on_exceeded) == ("cost_nanousd", 4_000_000, 6_000_000, "escalate")
+    assert report.replayed.spent_after[scope] == 2_000_000
+    # The file says nothing of runs of the agent other: their own budget stays.
+    assert list(no_longer_stopped(report.stored, report.replayed)) == []
+    assert Scope("acme", "run", "capped") in report.replayed.stops
+    shown = printed(say.print_stops, report)
+    assert "would have been stopped: 1, of them 1 runs" in shown
+    lax = replayed(ledger, budgets=budgets_of(tmp_path, "agent: {max_tool_calls: 100}"))
+    assert [scope.value for scope, _ in no_longer_stopped(lax.stored, lax.replayed)] == ["capped"]
+
+
+def test_a_budget_over_a_day_is_watched_in_what_was_recorded(tmp_path: Path) -> None:
+    author = Author("run-1")
+    ledger = ledger_of([author.start(), *(author.model_call(1000) for _ in range(3)), author.finish()])
+    text = """
+        budgets:
+          - {id: day, scope: tenant, window: day, limits: {usd: 0.005}, on_exceeded: halt, enforcement: watch}
+    """
+    report = replayed(ledger, budgets=budgets_of(tmp_path, text))
+    [(scope, stop)] = newly_stopped(report.stored, report.replayed)
+    assert scope == Scope("acme", "tenant", "acme")
+    assert (stop.budget_id, stop.limit, stop.used) == ("day", 5_000_000, 6_000_000)
+
+
+def test_holds_are_decided_again_by_other_budgets(tmp_path: Path) -> None:
+    client = HoldLog("acme")
+    asked = [
+        client.event(HoldRequested, T0_US, hold_id=f"h{number}", ask_cost_nanousd=400_000, ttl_ms=60_000)
+        for number in range(4)
+    ]
+    ledger = ledger_of([], list(asked))
+    text = """
+        budgets:
+          - {id: all, scope: tenant, window: total, limits: {usd: 0.001}, on_exceeded: halt,
+             enforcement: hold, fail: closed}
+    """
+    report = replayed(ledger, budgets=budgets_of(tmp_path, text))
+    assert (report.stored.refused.total(), report.replayed.refused.total()) == (0, 2)
+    assert "2 as replayed" in printed(say.print_stops, report)
+
+
+def test_limits_are_given_to_the_runs_that_their_scope_holds(tmp_path: Path) -> None:
+    budgets = budgets_of(
+        tmp_path,
+        """
+        budgets:
+          - {id: a, scope: team, scope_value: payments, window: run, limits: {usd: 2, tool_calls: 9},
+             on_exceeded: warn, enforcement: hold, fail: open}
+          - {id: b, scope: workflow, window: run, limits: {usd: 1}, on_exceeded: halt, enforcement: hold, fail: open}
+          - {id: c, scope: agent, scope_value: other, window: run, limits: {tokens: 5}, on_exceeded: halt,
+             enforcement: hold, fail: open}
+        """,
+    )
+    started = budgets.started(Author("r").start(budget_model_calls=3))
+    assert isinstance(started, RunStarted)
+    assert (started.budget_cost_nanousd, started.budget_tool_calls, started.budget_tokens) == (10**9, 9, None)
+    assert (started.budget_model_calls, started.on_budget_exceeded) == (None, "halt")
+    elsewhere = Author("r").start(tenant_id="globex", budget_model_calls=3)
+    assert budgets.started(elsewhere) == elsewhere
+
+
+POLICY = """
+version: "2"
+default: allow
+rules:
+  - {name: no-deletes, tool: "delete_*", effect: irreversible, verdict: deny}
+  - {name: big-refunds, tool: refund, target: "order/9*", verdict: require_approval}
+  - {name: nothing-elsewhere, environment: staging, verdict: deny}
+"""
+
+
+def policy_report(ledger: MemoryLedger, tmp_path: Path, text: str = POLICY) -> PolicyReport:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, "utf-8")
+    return try_policy(MemoryWiring(ledger).source(), CODEC, read_policy(path), Wanted())
+
+
+def test_a_policy_says_which_recorded_calls_it_would_have_denied(tmp_path: Path) -> None:
+    author = Author("run-1")
+    approval = author.write(PolicyDecided, verdict="require_approval")
+    ledger = ledger_of(
+        [
+            author.start(),
+            author.tool_call(tool="delete_user", effect="irreversible"),
+            author.tool_call(tool="delete_draft", effect="write"),
+            approval,
+            author.tool_call(tool="refund", target="order/91", policy_decision_id=approval.event_id),
+            author.tool_call(tool="refund", target="order/92"),
+            author.tool_call(tool="search", status="denied"),
+        ]
+    )
+    report = policy_report(ledger, tmp_path)
+    assert report.calls == 5
+    assert [(one.tool, one.was, one.would_be, one.rule) for one in report.changed] == [
+        ("delete_user", "allow", "deny", "no-deletes"),
+        ("refund", "allow", "require_approval", "big-refunds"),
+        ("search", "deny", "allow", "(default)"),
+    ]
+    shown = printed(print_policy, report)
+    assert "tool calls 5, of them 3" in shown
+    assert report.as_json()["policy_version"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("rules: [{name: a, verdict: maybe}]", "rules.0.verdict"),
+        ("rules: [{name: a, verdict: deny, tol: x}]", "rules.0.tol"),
+        ("rules: [", "no YAML"),
+        ("[1]", "policy"),
+    ],
+)
+def test_a_wrong_policy_is_one_line_that_names_the_place(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigurationError, match=place):
+        read_policy(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_states_of_a_fold_go_on_as_if_it_had_never_ended(seed: int) -> None:
+    """What `rebuild-state` writes: a program that starts from it gives the same bytes as one that went on."""
+    from tests.unit.test_replay import facts, holds
+
+    rng = random.Random(seed)
+    ledger = lived(facts(rng), holds(rng), seed)
+    wiring = MemoryWiring(ledger)
+    for plan in (RUNS, HOLD_DECISIONS, SCOPES):
+        for partition in range(wiring.partitions):
+            log = ledger.logs.get((plan.input, partition), [])
+            half = len(log) // 2
+            whole, first = wiring.stage(plan, CODEC, partition), wiring.stage(plan, CODEC, partition)
+            _ = [whole.take(record) for record in log[:half]], [first.take(record) for record in log[:half]]
+            second = wiring.stage(plan, CODEC, partition)
+            second.restore(first.states())  # type: ignore[attr-defined]
+            again: list[LedgerRecord] = log[max(0, half - 3) :]  # the last ones come once more
+            expected = [item for record in log[half:] for item in whole.take(record)]
+            assert [item for record in again for item in second.take(record)] == expected
+            for stage in (whole, first, second):
+                stage.close()
