@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, Program, Stack, StackConfig
+from agentledger.infra.stack.access import make_passwords
+from agentledger.infra.stack.files import make_data_dir
+from agentledger.sinks.access import User, password_sha256, users_xml
 from agentledger.sinks.key_files import KeyFolder
 
 MEMORY_BROKER_PARTITIONS = 4  # librdkafka's mock cluster makes every topic with this many
@@ -24,10 +28,16 @@ PROGRAMS = (
 )
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
+# As whom a program signs in at ClickHouse; the others don't go there.
+LOGINS = {"writer": "writer", "signer": "signer", "reconcile": "auditor"}
+
 
 def local_stack(config: StackConfig, settings: Settings) -> Stack:
     """A stack on this machine with broker, ClickHouse, topics, tables, processors and writer."""
     memory = config.broker == "memory"
+    make_data_dir(config.data_dir)
+    passwords = make_passwords(config.data_dir)
+    config = replace(config, users_xml=users_xml(local_users(passwords, settings.tenant_id)))
     partitions = MEMORY_BROKER_PARTITIONS if memory else settings.kafka_partitions
 
     instance = {"AGENTLEDGER_KAFKA_INSTANCE": str(uuid.uuid4())} if memory else {}
@@ -53,5 +63,21 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             if not keys.private_path.exists():
                 keys.new(f"{socket.gethostname()}/agentledger")
 
-    programs = PROGRAMS if memory else (*PROGRAMS, SIGNER)
+    programs = [_signed_in(program, passwords) for program in (PROGRAMS if memory else (*PROGRAMS, SIGNER))]
     return Stack(config, programs=programs, prepare=prepare, program_env=program_env)
+
+
+def local_users(passwords: Mapping[str, str], tenant_id: str) -> list[User]:
+    """The users of the local ClickHouse, each named as its role; the analyst sees this machine's tenant."""
+    return [
+        User(name, name, password_sha256(password), (tenant_id,) if name == "analyst" else ())
+        for name, password in passwords.items()
+    ]
+
+
+def _signed_in(program: Program, passwords: Mapping[str, str]) -> Program:
+    login = LOGINS.get(program.name)
+    if login is None:
+        return program
+    env = {"AGENTLEDGER_CLICKHOUSE_USER": login, "AGENTLEDGER_CLICKHOUSE_PASSWORD": passwords[login]}
+    return replace(program, env={**program.env, **env})

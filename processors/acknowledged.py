@@ -33,14 +33,16 @@ class AcknowledgedProducer:
     """Sends records and tells when all of them are safe."""
 
     def __init__(self, kafka: dict[str, Any]) -> None:
-        self._producer = Producer(producer_settings(kafka))
         self._failure: str | None = None
+        # Reports of what was delivered would say nothing that the length of the queue doesn't say for less.
+        reports = {"on_delivery": self._delivered, "delivery.report.only.error": True}
+        self._producer = Producer(producer_settings(kafka) | reports)
 
     def send(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         """Queue a record. Waits for room when the queue is full; raises BrokerError where there is none to come."""
         while True:
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=self._delivered)
+                self._producer.produce(topic, value, key, partition)
                 return
             except BufferError:
                 self._producer.poll(0.1)  # delivery reports make room, failed ones too

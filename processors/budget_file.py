@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agentledger.processors.budget_windows import SLIDING_MS_MAX, WINDOWS, zone
+from agentledger.processors.yaml_lines import YamlLines
 from agentledger.schemas.errors import ConfigurationError
 
 SHAPE = """\
@@ -177,7 +178,7 @@ class BudgetFile:
         where: str,
         tenant: str | None,
         budgets: tuple[Entry, ...],
-        lines: _Lines,
+        lines: YamlLines,
         *,
         is_short: bool = False,
         notices: tuple[str, ...] = (),
@@ -192,37 +193,6 @@ class BudgetFile:
     def problem(self, place: tuple[str | int, ...], what: str) -> str:
         """One line about a place in this file, such as ("budgets", 0, "limits")."""
         return self._lines.problem(("agent",) if self._is_short else place, what)
-
-
-class _Lines:
-    """Where what stands in a file."""
-
-    def __init__(self, where: str, root: yaml.Node | None) -> None:
-        self._where = where
-        self._lines: dict[tuple[str | int, ...], int] = {}
-        self.repeated: list[str] = []
-        if root is not None:
-            self._walk(root, ())
-
-    def problem(self, place: tuple[str | int, ...], what: str) -> str:
-        found = place
-        while found and found not in self._lines:
-            found = found[:-1]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        return f"{self._where}:{self._lines.get(found, 1)}: {f'{path}: ' if path else ''}{what}"
-
-    def _walk(self, node: yaml.Node, place: tuple[str | int, ...]) -> None:
-        self._lines.setdefault(place, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                inner = (*place, str(key.value))
-                if inner in self._lines:
-                    self.repeated.append(self.problem(inner, f"is said again on line {key.start_mark.line + 1}"))
-                self._lines[inner] = key.start_mark.line + 1
-                self._walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for number, value in enumerate(node.value):
-                self._walk(value, (*place, number))
 
 
 def read_budget_file(path: Path) -> BudgetFile:
@@ -241,7 +211,7 @@ def parse_budgets(raw: bytes, *, where: str) -> BudgetFile:
         raise BudgetFileError([f"{where}: is larger than {BYTES_MAX} bytes"])
     try:
         root = yaml.compose(raw, yaml.SafeLoader)
-        lines = _Lines(where, root)
+        lines = YamlLines(where, root)
         content = yaml.safe_load(raw)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -279,7 +249,7 @@ def window_parts(window: str) -> tuple[str, int | None]:
     return ("sliding", int(match[1]) * _UNIT_MS[match[2]]) if match else (window, None)
 
 
-def _of_short(where: str, short: _Short, lines: _Lines) -> BudgetFile:
+def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
     agent, said = short.agent, short.agent.escalation.on_budget_exceeded
     limits = Limits(
         usd=agent.max_model_spend_usd,
@@ -316,6 +286,6 @@ def _exact_numbers(content: Any) -> Any:
     return [_exact_numbers(value) for value in content] if isinstance(content, list) else content
 
 
-def _problem(lines: _Lines, item: Any) -> str:
+def _problem(lines: YamlLines, item: Any) -> str:
     what = _HINTS.get(item["type"], item["msg"].removeprefix("Value error, "))
     return lines.problem(tuple(item["loc"]), what)

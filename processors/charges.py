@@ -78,7 +78,7 @@ def human_charge(
 ) -> tuple[int, Conclusion] | None:
     """The charge of the time that a person took to decide; None where no rate is configured."""
     cost = prices.human_cost(human_ms, at_us=priced_at(decided.occurred_at, ledger_time_us))
-    if cost is None:
+    if cost is None or cost > INT64_MAX:
         return None
     fields = {
         "rated_event_id": decided.event_id,

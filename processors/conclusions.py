@@ -10,6 +10,7 @@ from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import control_key
 from agentledger.schemas.encoding import LONG, TailEncoder, compile_tail_encoder, encode_map, encode_text
 from agentledger.schemas.events import ControlIssued, Event
+from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import topic_of
 
 ENVELOPE_FIELDS = 16
@@ -38,12 +39,13 @@ class DerivedRecord(NamedTuple):
 class RunEnvelope:
     """The parts of an envelope that are the same in all conclusions of a run, as bytes."""
 
-    __slots__ = ("context", "head", "key", "labels", "run", "run_id", "tenant_id")
+    __slots__ = ("context", "head", "key", "labels", "partition", "run", "run_id", "tenant_id")
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState, partitions: int | None = None) -> None:
         self.tenant_id = state.tenant_id
         self.run_id = state.run_id
         self.key = state.run_id.encode()
+        self.partition = None if partitions is None else partition_of(self.key, partitions)
         self.head = encode_text(state.tenant_id) + encode_text(f"processor:{state.run_id}")
         self.run = encode_text(state.run_id)
         names = (state.agent_id, state.agent_version, state.workflow, state.environment, state.actor)
@@ -75,9 +77,12 @@ class ConclusionWriter:
         kinds = self._kinds
         for seq, (kind, event_id, fields) in enumerate(conclusions, first_seq):
             topic, header, tail = kinds.get(kind) or self._kind(kind)
-            key = envelope.key if kind is not ControlIssued else control_key(envelope.tenant_id, "run", envelope.run_id)
             value = b"".join((header, event_id.encode(), begin, LONG[seq], middle, tail(**fields)))
-            records.append(tuple.__new__(DerivedRecord, (topic, key, value, None)))
+            if kind is ControlIssued:
+                key = control_key(envelope.tenant_id, "run", envelope.run_id)
+                records.append(DerivedRecord(topic, key, value))
+            else:
+                records.append(tuple.__new__(DerivedRecord, (topic, envelope.key, value, envelope.partition)))
         return records
 
     def _kind(self, kind: type[Event]) -> tuple[str, bytes, TailEncoder]:

@@ -104,6 +104,7 @@ class RunFold:
         self._rules = RunRules(rules)
         self._load = load
         self._stored = stored
+        self._partitions = partitions
         self._partials = None if partitions is None else Partials(partitions)
         self._places: dict[int, SourcePlace] = {}
         self._due: dict[int, list[tuple[bytes, int]]] | None = None
@@ -240,7 +241,8 @@ class RunFold:
         if stored is not None and is_forgotten(stored):
             return None
         place.replaced.pop(own, None)  # a mark that has run out
-        live = place.live[own] = LiveRun(new_state(entry) if stored is None else decode_state(stored), memo)
+        state = new_state(entry) if stored is None else decode_state(stored)
+        live = place.live[own] = LiveRun(state, memo, self._partitions)
         live.is_noted = place.deadlines.has(own)
         return live
 
@@ -278,7 +280,7 @@ class RunFold:
             if is_forgotten(stored):
                 self._look_at_mark(place, own, stored, now_us)
                 return
-            live = place.live[own] = LiveRun(decode_state(stored))
+            live = place.live[own] = LiveRun(decode_state(stored), None, self._partitions)
         state = live.state
         deadline_us = self._deadline_us(state)
         live.is_noted = True

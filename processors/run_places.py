@@ -36,10 +36,11 @@ def is_of_run(key: bytes) -> bool:
 class LiveRun:
     """A run's state, decoded, with what follows from it and would cost to make anew for each event."""
 
-    __slots__ = ("envelope", "group", "is_noted", "memo", "state")
+    __slots__ = ("envelope", "group", "is_noted", "memo", "partitions", "state")
 
-    def __init__(self, state: RunState, memo: Memo | None = None) -> None:
+    def __init__(self, state: RunState, memo: Memo | None = None, partitions: int | None = None) -> None:
         self.state = state
+        self.partitions = partitions
         self.memo = memo_of_run() if memo is None else memo
         self.is_noted = False  # among the partition's deadlines
         self.refresh()
@@ -47,7 +48,7 @@ class LiveRun:
     def refresh(self) -> None:
         """After the state's context has changed."""
         state = self.state
-        self.envelope = RunEnvelope(state)
+        self.envelope = RunEnvelope(state, self.partitions)
         self.group = group_of(state.agent_id, state.workflow, state.actor, state.labels, state.environment)
 
 

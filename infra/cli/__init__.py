@@ -39,6 +39,7 @@ _MODULES = {
     "verify-proof": "evidence",
     "export": "export",
     "verify-export": "export",
+    "access": "access",
     "init": "admin",
     "config": "admin",
     "schemas": "admin",

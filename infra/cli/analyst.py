@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from pydantic import SecretStr
 from rich.console import Console
 
-from agentledger.infra.endpoints import clickhouse_url
+from agentledger.infra.endpoints import clickhouse_url, reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.settings import Settings, load_settings
 
@@ -15,6 +16,13 @@ from agentledger.infra.settings import Settings, load_settings
 def connect(settings: Settings) -> Any:
     """A client of the configured ClickHouse, or of the running local stack's."""
     return open_clickhouse(clickhouse_url(settings), settings, database="agentledger")
+
+
+def connect_reader(settings: Settings) -> Any:
+    """The same for one who only looks: on the local stack the auditor, who can change nothing."""
+    user, password = reader_login(settings)
+    as_reader = {"clickhouse_user": user, "clickhouse_password": SecretStr(password)}
+    return connect(settings.model_copy(update=as_reader))
 
 
 @click.command()
@@ -28,7 +36,7 @@ def query(sql: str, output_format: str, params: tuple[str, ...]) -> None:
 
     settings = load_settings()
     result = ask(
-        connect(settings),
+        connect_reader(settings),
         sql,
         parameters=dict(_name_value(param) for param in params),
         time_s_max=settings.query_time_s_max,
@@ -51,7 +59,7 @@ def run(run_id: str, tenant: str | None) -> None:
     """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
     from agentledger.sinks import read_trail, timeline
 
-    Console().print(timeline(read_trail(connect(load_settings()), run_id, tenant)))
+    Console().print(timeline(read_trail(connect_reader(load_settings()), run_id, tenant)))
 
 
 @click.command()
@@ -61,7 +69,7 @@ def scoreboard() -> None:
     from agentledger.sinks import scoreboard_rows
 
     console = Console()
-    console.print(laid_out(scoreboard_rows(connect(load_settings())), console.width))
+    console.print(laid_out(scoreboard_rows(connect_reader(load_settings())), console.width))
 
 
 COMMANDS = {"query": query, "run": run, "scoreboard": scoreboard}

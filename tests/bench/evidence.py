@@ -55,6 +55,7 @@ class Ledger:
         self.keys = KeyFolder(folder / "keys")
         self.keys.new("example.com/bench")
         self.place = FolderPlace(folder / "checkpoints")
+        self.kept = folder / "proofs"
 
     def sign(self) -> float:
         """Sign everything from the beginning; how long it took, seconds."""
@@ -166,7 +167,8 @@ def read_and_hash(ledger: Ledger) -> None:
 
 
 def proofs(ledger: Ledger, leaves: int, name: str) -> list[Figure]:
-    """Size of a proof, and the time from an event id to its verified proof."""
+    """Size of a proof, and the time from an event id to its verified proof: of the first in a log, and of one after it,
+    which finds the roots of the log's blocks."""
     try:
         fill(ledger, leaves)
         ledger.sign()
@@ -177,13 +179,14 @@ def proofs(ledger: Ledger, leaves: int, name: str) -> list[Figure]:
             index = (2 * number + 1) * leaves // (2 * PROOFS)
             event_id = f"00000000-0000-7000-8000-{index:012x}"
             began = time.perf_counter()
-            text = prove_event(ledger.reader, chain, keys, event_id, with_value=False)
+            text = prove_event(ledger.reader, chain, keys, event_id, with_value=False, kept_in=ledger.kept)
             took_s.append(time.perf_counter() - began)
             verify_event_proof(text, keys)
             size = max(size, len(text.encode()))
         return [
             Figure(f"proof_bytes_{name}", size, "bytes", ""),
-            Figure(f"proof_ms_{name}", min(took_s) * 1000, "ms", ""),
+            Figure(f"proof_ms_{name}", min(took_s[1:]) * 1000, "ms", ""),
+            Figure(f"proof_ms_first_{name}", took_s[0] * 1000, "ms", ""),
         ]
     finally:
         ledger.service.stop()

@@ -1,4 +1,4 @@
-"""The worker: Faust with our processors, against a bare aiokafka loop that decodes, and the folds without Faust."""
+"""The worker: Faust with all processors on, against a bare aiokafka loop that decodes, and the folds without Faust."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,69 +15,173 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 
 from agentledger.infra.ledger_setup import prepare_kafka
-from agentledger.infra.stack import Endpoints, Stack, StackConfig
+from agentledger.infra.stack import Stack, StackConfig
 from agentledger.processors.packing import PackedRecord, pack, unpack
+from agentledger.processors.rules.loading import default_rules
 from agentledger.processors.run_fold import RunFold
-from agentledger.processors.topics import WORKER_GROUP
+from agentledger.processors.run_places import is_of_run, stored_key
+from agentledger.processors.run_reading import place_of
+from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.topics import PACKED
 from tests.bench.report import Figure
 from tests.bench.sample import START_US, sample_events
 
-EVENTS = 60_000
+EVENTS = 100_000  # of one measurement
 PARTITIONS = 4
 EVENTS_PER_MESSAGE = 100
-WAIT_S_MAX = 120
+RECOVERED_KEYS = 100_000
+WAIT_S_MAX = 180
+WORKER = """
+import sys
+from pathlib import Path
+from agentledger.processors import WorkerConfig, run_worker
+kafka = {"bootstrap.servers": sys.argv[1]}
+run_worker(WorkerConfig(kafka, Path(sys.argv[2]), int(sys.argv[3]), commit_interval_s=0.2))
+"""
+Messages = list[tuple[int, bytes]]  # partition and value
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Events per second and core of the worker, and its two ratios."""
-    messages = packed_messages()
-    stack = Stack(StackConfig(data_dir=folder))
-    endpoints = stack.up()
+    """How fast the worker is, alone, by comparison and in pairs; how it recovers, and what a run takes."""
+    first, second = packed_messages()
+    pure, state_bytes = pure_fold(first)
+    stack = Stack(StackConfig(data_dir=folder / "stack"))
+    servers = stack.up().kafka_bootstrap_servers
     try:
-        kafka = {"bootstrap.servers": endpoints.kafka_bootstrap_servers}
-        prepare_kafka(kafka, partitions=PARTITIONS, replication_factor=1)
-        fill(kafka, messages)
-        bare = asyncio.run(bare_loop(endpoints.kafka_bootstrap_servers))
-        worker = faust_worker(endpoints, folder)
+        prepare_kafka({"bootstrap.servers": servers}, partitions=PARTITIONS, replication_factor=1)
+        rig = WorkerRig(servers, folder)
+        one_s, cpu_s = rig.run(first, workers=1)
+        bare = asyncio.run(bare_loop(servers))
+        two_s, _ = rig.run(second, workers=2)
+        recovery_s = rig.recover()
     finally:
         stack.down()
-    pure = pure_fold(messages)
+    worker = EVENTS / cpu_s
     return [
-        Figure("worker_events_per_s", worker, "events/s per core", "at least 10,000"),
-        Figure("worker_vs_aiokafka", worker / bare, "ratio", ""),
+        Figure("worker_events_per_s", worker, "events/s per core", "at least 80,000"),
+        Figure("worker_vs_aiokafka", worker / bare, "ratio", "at least 0.4"),
         Figure("worker_vs_pure", worker / pure, "ratio", ""),
+        Figure("workers_two_vs_one", one_s / two_s, "ratio", "at least 1.8"),
+        Figure("recovery_s_per_million_keys", recovery_s, "s", ""),
+        Figure("state_bytes_per_run", state_bytes, "bytes", ""),
     ]
 
 
-def packed_messages() -> list[tuple[int, bytes]]:
-    """Partition and value of packed messages, a run's events always in one partition.
+def packed_messages() -> tuple[Messages, Messages]:
+    """Two halves of one log, packed; a run's events are always in one partition.
 
     By the broker's clock a thousand events a second come to each partition; the agents' clocks are right.
     """
     codec = Codec(open_registry())
-    places: dict[int, list[PackedRecord]] = {partition: [] for partition in range(PARTITIONS)}
-    for event in sample_events(EVENTS):
-        records = places[sum(event.run_id.encode()) % PARTITIONS]
-        time_ms = START_US // 1000 + len(records)
+    halves: tuple[Messages, Messages] = ([], [])
+    waiting: dict[int, list[PackedRecord]] = {partition: [] for partition in range(PARTITIONS)}
+    offsets = dict.fromkeys(waiting, 0)
+    for number, event in enumerate(sample_events(2 * EVENTS), 1):
+        partition = sum(event.run_id.encode()) % PARTITIONS
+        offset, records = offsets[partition], waiting[partition]
+        offsets[partition] += 1
+        time_ms = START_US // 1000 + offset
         event.occurred_at = (time_ms - 20) * 1000
-        records.append(PackedRecord(len(records), time_ms, codec.encode(event)))
-    return [
-        (partition, pack(records[start : start + EVENTS_PER_MESSAGE]))
-        for partition, records in places.items()
-        for start in range(0, len(records), EVENTS_PER_MESSAGE)
-    ]
+        records.append(PackedRecord(offset, time_ms, codec.encode(event)))
+        if len(records) == EVENTS_PER_MESSAGE or number in (EVENTS, 2 * EVENTS):
+            full = waiting if number in (EVENTS, 2 * EVENTS) else {partition: records}
+            for place, found in full.items():
+                halves[number > EVENTS].append((place, pack(found)))
+                waiting[place] = []
+    return halves
 
 
-def fill(kafka: dict[str, str], messages: list[tuple[int, bytes]]) -> None:
-    """Put the messages on the packed topic."""
-    producer = Producer(kafka)
-    for partition, value in messages:
-        producer.produce(PACKED.name, value, partition=partition)
-        producer.poll(0)
-    producer.flush(WAIT_S_MAX)
+class WorkerRig:
+    """Real worker processes on a real broker."""
+
+    def __init__(self, servers: str, folder: Path) -> None:
+        self._servers = servers
+        self._folder = folder
+        self._starts = 0
+
+    def run(self, messages: Messages, *, workers: int) -> tuple[float, float]:
+        """Seconds from the first message to the last commit, and CPU seconds of the workers meanwhile."""
+        processes = [self.start()[0] for _ in range(workers)]
+        try:
+            self._wait_until_spread(processes)
+            cpu_s, began = sum(map(cpu_seconds, processes)), time.monotonic()
+            self.fill(PACKED.name, [(partition, None, value) for partition, value in messages])
+            self._wait_until_done(processes)
+            return time.monotonic() - began, sum(map(cpu_seconds, processes)) - cpu_s
+        finally:
+            self.stop(processes)
+
+    def recover(self) -> float:
+        """Seconds that a start takes longer for each million of states in the changelog."""
+        process, before_s = self.start()
+        self.stop([process])
+        state = next(value for key, value in self._states() if is_of_run(key))
+        records = [
+            (number % PARTITIONS, stored_key(number % PARTITIONS, place_of("acme", f"recovered-{number}")), state)
+            for number in range(RECOVERED_KEYS)
+        ]
+        self.fill(CHANGELOG, records)
+        process, after_s = self.start()
+        self.stop([process])
+        return (after_s - before_s) * 1e6 / RECOVERED_KEYS
+
+    def start(self) -> tuple[subprocess.Popen[bytes], float]:
+        """A worker that is ready, and how long that took in seconds."""
+        self._starts += 1
+        ready = self._folder / f"worker-{self._starts}.ready"
+        data_dir = self._folder / f"worker-{self._starts}"
+        command = [sys.executable, "-c", WORKER, self._servers, str(data_dir), str(PARTITIONS)]
+        began = time.monotonic()
+        process = subprocess.Popen(command, env={**os.environ, "AGENTLEDGER_READY_FILE": str(ready)})
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > began + WAIT_S_MAX:
+                process.kill()
+                raise RuntimeError("the worker did not start")
+            time.sleep(0.01)
+        return process, time.monotonic() - began
+
+    def stop(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Stop them, and wait until they have left the group."""
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(WAIT_S_MAX)
+
+    def fill(self, topic: str, records: list[tuple[int, bytes | None, bytes]]) -> None:
+        """Put these on a topic: partition, key, value."""
+        producer = Producer({"bootstrap.servers": self._servers, "linger.ms": 5})
+        for partition, key, value in records:
+            producer.produce(topic, value, key, partition)
+            producer.poll(0)
+            while len(producer) > 50_000:
+                producer.poll(0.1)
+        producer.flush(WAIT_S_MAX)
+
+    def _wait_until_spread(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        """A worker that joined later makes the others give up partitions: give that its time."""
+        if len(processes) > 1:
+            time.sleep(10)
+
+    def _wait_until_done(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        consumer = Consumer({"bootstrap.servers": self._servers, "group.id": WORKER_GROUP, "enable.auto.commit": False})
+        places = [Place(PACKED.name, partition) for partition in range(PARTITIONS)]
+        ends = [consumer.get_watermark_offsets(place)[1] for place in places]
+        deadline = time.monotonic() + WAIT_S_MAX
+        while [place.offset for place in consumer.committed(places)] != ends:
+            if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:
+                raise RuntimeError("the workers did not get through their input")
+            time.sleep(0.02)
+        consumer.close()
+
+    def _states(self) -> list[tuple[bytes, bytes]]:
+        """Some key and value of the changelog."""
+        consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "bench", "enable.auto.commit": False})
+        consumer.assign([Place(CHANGELOG, partition, 0) for partition in range(PARTITIONS)])
+        found = [(message.key() or b"", message.value() or b"") for message in consumer.consume(1000, 10)]
+        consumer.close()
+        return found
 
 
 async def bare_loop(servers: str) -> float:
@@ -98,47 +203,21 @@ async def bare_loop(servers: str) -> float:
         await consumer.stop()
 
 
-def faust_worker(endpoints: Endpoints, folder: Path) -> float:
-    """Events per CPU second of the real worker process, from its first commit to its last."""
-    env = {**os.environ, **endpoints.env(), "AGENTLEDGER_DATA_DIR": str(folder), "AGENTLEDGER_LOG_LEVEL": "WARNING"}
-    ready = folder / "worker.ready"
-    env["AGENTLEDGER_READY_FILE"] = str(ready)
-    command = [sys.executable, "-m", "agentledger.infra.cli", "worker"]
-    consumer = Consumer({"bootstrap.servers": endpoints.kafka_bootstrap_servers, "group.id": WORKER_GROUP})
-    places = [Place(PACKED.name, partition) for partition in range(PARTITIONS)]
-    ends = [consumer.get_watermark_offsets(place)[1] for place in places]
-    with subprocess.Popen(command, env=env) as process:
-        try:
-            while not ready.exists():
-                if process.poll() is not None:
-                    raise RuntimeError("the worker did not start")
-                time.sleep(0.01)
-            began = cpu_seconds(process.pid)
-            deadline = time.monotonic() + WAIT_S_MAX
-            while [place.offset for place in consumer.committed(places)] != ends:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the worker did not get through its input")
-                time.sleep(0.05)
-            return EVENTS / (cpu_seconds(process.pid) - began)
-        finally:
-            process.terminate()
-            process.wait(WAIT_S_MAX)
-            consumer.close()
-
-
-def cpu_seconds(pid: int) -> float:
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """User and system time of a running process, all its threads, seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    fields = Path(f"/proc/{process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def pure_fold(messages: list[tuple[int, bytes]]) -> float:
-    """Events per CPU second of the same folds in a plain loop, states kept in a dict."""
-    states: dict[bytes, bytes] = {}
-    fold = RunFold(Codec(open_registry()), GenaiPriceBook(), states.get)
+def pure_fold(messages: Messages) -> tuple[float, float]:
+    """Events per CPU second of the same folds in a plain loop, states kept in a dict; and bytes of a run's state."""
+    states: dict[bytes, bytes | None] = {}
+    fold = RunFold(Codec(open_registry()), GenaiPriceBook(), states.get, partitions=PARTITIONS, rules=default_rules())
     began = time.process_time()
-    for partition, value in messages:
-        for record in unpack(value):
-            fold.take(partition, record)
-        states.update((key, state) for _, key, state in fold.take_changed())
-    return EVENTS / (time.process_time() - began)
+    for number, (partition, value) in enumerate(messages):
+        fold.take_packed(partition, value)
+        if number % 20 == 19:  # about as many as the worker takes at a time
+            states.update((key, state) for _, key, state in fold.take_changed())
+    speed = EVENTS / (time.process_time() - began)
+    sizes = [len(key) + len(value or b"") for key, value in states.items() if is_of_run(key)]
+    return speed, sum(sizes) / len(sizes)

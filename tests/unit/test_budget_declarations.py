@@ -89,6 +89,13 @@ def one(*lines: str, window: str = "window: day") -> str:
     return "budgets:\n  - id: b\n" + "".join(f"    {line}\n" for line in body)
 
 
+def test_what_the_docs_show_is_read() -> None:
+    document = (Path(__file__).parents[2] / "infra" / "docs" / "BUDGETS.md").read_text("utf-8")
+    tree, short = (block.partition("```")[0] for block in document.split("```yaml\n")[1:])
+    assert read(tree) == read(SHAPE)
+    assert read(short) == read(SHORT)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [

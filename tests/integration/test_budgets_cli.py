@@ -1,0 +1,124 @@
+"""Budgets as a user has them: declared from a file on a running stack, held to by the SDK, and all sums agreeing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from agentledger.producers import Ledger
+from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas.errors import HoldRefusedError
+from agentledger.schemas.events import CostRated
+from agentledger.schemas.topics import SPEND
+from tests.running_stack import RunningStack
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+FILE = """
+tenant: acme
+budgets:
+  - id: acme
+    scope: tenant
+    window: total
+    limits: {usd: 1}
+    on_exceeded: halt
+    enforcement: hold
+    fail: closed
+    budgets:
+      - {id: runs, scope: run, window: run, limits: {tool_calls: 3}, on_exceeded: ask_human}
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    stack = RunningStack(tmp_path_factory.mktemp("budgets"))
+    stack.up()
+    try:
+        yield stack
+    finally:
+        stack.down()
+
+
+def add_a_nano_dollar(stack: RunningStack, servers: str) -> None:
+    """Charge a settled call once more: the command finds it, and the program raises one alert about it."""
+    sql = (
+        "SELECT toString(rated_event_id) AS call_id, run_id FROM agentledger.charges WHERE priced AND cost_nanousd > 0"
+    )
+    [call] = stack.query(sql)
+    now_us = time.time_ns() // 1000
+    drift = CostRated(
+        event_id=uuid7(now_us), tenant_id="acme", producer_id="wrong", producer_seq=0, run_id=call["run_id"],
+        occurred_at=now_us, rated_event_id=call["call_id"], kind="model", priced=True, cost_nanousd=1,
+    )  # fmt: skip
+    producer = Producer({"bootstrap.servers": servers})
+    producer.produce(SPEND.name, Codec(open_registry()).encode(drift), call["run_id"].encode())
+    assert producer.flush(10) == 0
+    sql = (
+        "SELECT count() AS alerts, any(summary) AS summary FROM agentledger.alerts WHERE rule = 'reconciliation_drift'"
+    )
+    found = stack.settle(sql, lambda row: int(row["alerts"]) > 0)
+    assert int(found["alerts"]) == 1
+    assert "settled_as_charged: 1 of " in found["summary"]
+    assert "-1 nano-dollars in all" in found["summary"]
+    checked = stack.cli("reconcile", "--last", "1h", check=False)
+    assert checked.returncode == 3
+    assert "settled_as_charged: hold " in checked.stdout
+
+
+def test_budgets_from_a_file_to_the_last_nano_dollar(stack: RunningStack, tmp_path: Path) -> None:
+    file = tmp_path / "budgets.yaml"
+    file.write_text(FILE)
+    assert "2 new" in stack.cli("budgets", "apply", str(file)).stdout
+    assert stack.cli("budgets", "apply", str(file)).stdout.splitlines()[-1] == "declared for tenant acme: 2 same"
+    declared = json.loads(stack.cli("budgets", "list", "--tenant", "acme", "--json").stdout)
+    assert [(row["budget_id"], row["metric"], row["limit_amount"], row["version"]) for row in declared] == [
+        ("acme", "cost_nanousd", 10**9, 1),
+        ("runs", "tool_calls", 3, 1),
+    ]
+    servers = stack.endpoints()["kafka_bootstrap_servers"]
+    with (
+        Ledger(
+            agent_id="bot",
+            tenant_id="acme",
+            bootstrap_servers=servers,
+            holds={"when_unreachable": "refuse", "answer_s_max": 30.0, "ttl_s": 60.0},
+        ) as ledger,
+        ledger.run(workflow="w", run_id="spender") as run,
+    ):
+        for _ in range(3):
+            with run.tool_call("search"):
+                pass
+        with run.model_call(model="gpt-4.1", provider="openai", max_tokens=100) as call:
+            call.usage(input_tokens=1000, output_tokens=50)
+        with pytest.raises(HoldRefusedError) as refused, run.tool_call("search"):
+            raise AssertionError("the call was made")
+        assert (refused.value.budget_id, refused.value.on_exceeded) == ("runs", "ask_human")
+    file.write_text(FILE.replace("tool_calls: 3", "tool_calls: 5"))
+    changed = stack.cli("budgets", "apply", str(file)).stdout
+    assert "changed  runs tool_calls version 2" in changed
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        results = json.loads(stack.cli("reconcile", "--last", "1h", "--json").stdout or "[]")
+        compared = {result["check"]: result for result in results}
+        if "settled_as_charged" in compared:
+            break
+        time.sleep(2)
+    assert [result for result in results if result["drifts"]] == []
+    assert compared["settled_as_charged"]["expected"] == compared["settled_as_charged"]["found"] > 0
+    shown = json.loads(stack.cli("budgets", "show", "acme", "--tenant", "acme", "--json").stdout)
+    [standing] = shown["standings"]
+    assert (standing["held"], standing["used"]) == (0, compared["settled_as_charged"]["found"])
+    assert standing["over"] == 0
+    assert "acme" in stack.cli("budgets", "show", "acme", "--tenant", "acme").stdout
+    wrong = stack.cli("budgets", "show", "nothing", "--tenant", "acme", check=False)
+    assert wrong.returncode == 2
+    add_a_nano_dollar(stack, servers)
+    file.write_text(FILE.replace("      - {id: runs", "      - {id: other"))
+    assert "2 new" not in stack.cli("budgets", "apply", str(file), "--prune", "--dry-run").stdout
+    pruned = stack.cli("budgets", "apply", str(file), "--prune").stdout
+    assert "retired  runs tool_calls version 3" in pruned
