@@ -22,8 +22,9 @@ from agentledger.schemas.ports import SchemaRegistry
 from agentledger.sinks.chain import Chain, Problem, read_chain, read_held_checkpoint
 from agentledger.sinks.leaves import ClickHouseLeafReader, StoredLog
 from agentledger.sinks.tables import BATCHES, LEDGER
+from agentledger.sinks.tombstones import Tombstones, read_tombstones
 from agentledger.sinks.verify_logs import LogVerifier, Progress
-from agentledger.sinks.verify_rows import RowChecker
+from agentledger.sinks.verify_rows import Filled, RowChecker, filled_columns
 
 UNFINISHED_S_MAX = 15.0  # how long a flush may be on its way before its rows count as inserted by somebody else
 SQL_PROBLEMS_MAX = 20
@@ -39,6 +40,7 @@ class VerifyRequest:
     to_us: int | None = None
     run_id: str = ""
     since_checkpoint: Path | None = None
+    approvers: Sequence[VerifierKey] = ()  # whose signatures a tombstone needs
 
 
 @dataclass
@@ -54,6 +56,7 @@ class VerifyReport:
     last_signed_at_us: int = 0
     server_verdicts: int = 0  # rows of records that only the server found unreadable: its word is taken for that
     unsigned_rows: int = 0
+    purged_rows: int = 0  # gone, with a tombstone
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -72,12 +75,16 @@ class Verification:
         self._reader = reader
         self._registry = registry
         self._request = request
+        self._filled: Filled = {}
+        self._tombstones = Tombstones()
         self.report = VerifyReport()
 
     def run(self, start: Callable[[int], None], progress: Progress) -> VerifyReport:
         """Check all. `start` is told how many rows there are, `progress` how many are done."""
         request, report = self._request, self.report
         chain, problems = read_chain(request.checkpoints_dir, request.keys)
+        report.problems += problems
+        self._tombstones, problems = read_tombstones(request.checkpoints_dir, request.approvers)
         report.problems += problems
         held = 0
         if request.since_checkpoint is not None:
@@ -92,6 +99,7 @@ class Verification:
         report.rows = sum(found.size for found in stored.values())
         start(report.rows)
         before = chain.heads_at(held)
+        self._filled = filled_columns(self._reader)
         for log in logs:
             self._check_log(log, stored.get(log), chain, before.get(log), progress)
         if not report.rows_checked and request.since_checkpoint is None and self._is_selection():
@@ -105,7 +113,8 @@ class Verification:
         self, log: LogId, stored: StoredLog | None, chain: Chain, before: Head | None, progress: Progress
     ) -> None:
         size = stored.size if stored is not None else 0
-        checker = RowChecker(self._reader, self._registry, log)
+        has_stubs = self._tombstones.has_payloads(log)
+        checker = RowChecker(self._reader, self._registry, log, self._filled, has_stubs=has_stubs)
         verifier = LogVerifier(
             f"{self._topic(log, {} if stored is None else {log: stored}, chain)}/{log.partition}",
             size,
@@ -114,6 +123,7 @@ class Verification:
             read_leaves=lambda first, behind: self._reader.leaves(log, first, behind),
             is_wanted=self._wanted(log, before),
             progress=progress,
+            purged=self._tombstones.nodes(log),
         )
         found = verifier.verify()
         self.report.problems += found.problems
@@ -121,6 +131,7 @@ class Verification:
         self.report.heads_checked += found.heads_checked
         self.report.server_verdicts += found.server_verdicts
         self.report.unsigned_rows += found.unsigned
+        self.report.purged_rows += found.purged
 
     def _is_selection(self) -> bool:
         request = self._request
@@ -185,22 +196,29 @@ class Verification:
                 )
 
     def _check_occurrences(self) -> None:
-        """Of an event id's readable rows exactly one is `first`; the same bytes are duplicates, others conflicts."""
+        """Of an event id's readable rows exactly one is `first`, none of its log is before it, and the same bytes are
+        duplicates, others conflicts."""
         rows = self._reader.query(
             "SELECT toString(event_id), argMin((topic, partition, log_index), occurrence != 'first') AS place, "
             "countIf(occurrence = 'first') AS firsts, "
             "countIf(occurrence = 'duplicate' AND value_sha256 != first_sha) AS others, "
-            "countIf(occurrence = 'conflict' AND value_sha256 = first_sha) AS same "
-            "FROM (SELECT event_id, topic, partition, log_index, occurrence, value_sha256, "
-            "anyIf(value_sha256, occurrence = 'first') OVER (PARTITION BY event_id) "
-            f"AS first_sha FROM {LEDGER} WHERE event_type != '' AND event_id IN (SELECT event_id FROM {LEDGER} "
+            "countIf(occurrence = 'conflict' AND value_sha256 = first_sha) AS same, "
+            "countIf((topic_id, partition) = (first_place.1, first_place.2) AND log_index < first_place.3) AS earlier "
+            "FROM (SELECT event_id, topic, topic_id, partition, log_index, occurrence, value_sha256, "
+            "anyIf(value_sha256, occurrence = 'first') OVER (PARTITION BY event_id) AS first_sha, "
+            "anyIf((topic_id, partition, log_index), occurrence = 'first') OVER (PARTITION BY event_id) AS first_place "
+            f"FROM {LEDGER} WHERE event_type != '' AND event_id IN (SELECT event_id FROM {LEDGER} "
             "WHERE event_type != '' GROUP BY event_id HAVING countIf(occurrence = 'first') != 1 OR count() > 1)) "
-            f"GROUP BY event_id HAVING firsts != 1 OR others OR same ORDER BY event_id LIMIT {SQL_PROBLEMS_MAX}"
+            "GROUP BY event_id HAVING firsts != 1 OR others OR same OR earlier "
+            f"ORDER BY event_id LIMIT {SQL_PROBLEMS_MAX}"
         )
-        for event_id, (topic, partition, index), firsts, others, same in rows:
+        for event_id, (topic, partition, index), firsts, others, same, earlier in rows:
             text = f"event {event_id} has {firsts} rows marked first, expected 1"
-            if firsts == 1:
-                text = f"event {event_id} has {others + same} rows whose occurrence is not what their bytes say"
+            if firsts == 1 and earlier:
+                text = f"event {event_id} is marked first here, and {earlier} of its rows are before this one"
+            elif firsts == 1:
+                wrong = others + same
+                text = f"event {event_id} has {wrong} rows whose occurrence is not what their bytes say"
             self._add("occurrence", f"{topic}/{partition}", index, text)
 
     def _check_outside(self) -> None:

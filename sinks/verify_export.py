@@ -7,8 +7,9 @@ SHA-256 of each file, and that there is no other; the signature of the checkpoin
 (RFC 6962 inclusion); that the records in the evidence files, with the hashes of what is not shown, give each head's
 root; and that the records before and behind a range of time lie outside of it, so that nothing in it is missing.
 
-The data files (parquet, jsonl, csv, avro) are there to be worked with: they are what the exporter signed. The records
-as they were received, which is what the logs commit to, are in the evidence files, base 64.
+The data files (parquet, jsonl, csv, avro, ocsf.jsonl) are there to be worked with; that they say the same as the
+evidence files is the exporter's word, and what `agentledger verify-export` checks row by row. The records as they were
+received, which is what the logs commit to, are in the evidence files.
 """
 
 from __future__ import annotations
@@ -22,23 +23,32 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "agentledger.export.v1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-NAME = re.compile(r"(data|evidence|hidden)-[0-9]{6}\.(parquet|jsonl|csv|avro)|README\.txt|verify_export\.py")
+NAME = re.compile(
+    r"data-[0-9]{6}\.(parquet|jsonl|csv|avro|ocsf\.jsonl)|(evidence|hidden)-[0-9]{6}\.bin|README\.txt|verify_export\.py"
+)
 EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
-NO_SCHEMA = "0" * 64
-LINE_BYTES_MAX = 64 * 1024 * 1024
-FILE_BYTES_MAX = 256 * 1024 * 1024  # of the manifest, which is read whole
+NO_SCHEMA = bytes(32)
+RECORD = struct.Struct("<IQqq32s32s32s")
+HIDDEN = struct.Struct("<IQ32s")
+LEAVES_MAX = 8192  # kept before they go into the tree
+MANIFEST_BYTES_MAX = 256 * 1024 * 1024  # it is read whole
 
 
 class BadExportError(Exception):
     """The export is not what was signed, or proves nothing: the message says where and why."""
+
+
+# What reading something raises that has not the form of an export
+BROKEN = BadExportError, KeyError, TypeError, ValueError, IndexError, struct.error, OverflowError, RecursionError
 
 
 def sha256(*parts: bytes) -> bytes:
@@ -136,6 +146,20 @@ class Tree:
             level += 1
         self.nodes.append((level, node))
 
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add leaves behind the others: level by level, as far as they are whole subtrees."""
+        nodes, level, right, digest = list(leaves), 0, [], hashlib.sha256
+        while nodes:
+            if self.behind >> level & 1:
+                self.add(level, nodes.pop(0))
+            if len(nodes) & 1:
+                right.append((level, nodes.pop()))
+            pairs = iter(nodes)
+            nodes = [digest(b"\x01" + one + two).digest() for one, two in zip(pairs, pairs, strict=True)]
+            level += 1
+        for level_of, node in reversed(right):
+            self.add(level_of, node)
+
     def merge(self, other: Tree) -> None:
         """Add the leaves of another tree, which begin behind these."""
         if other.first != self.behind:
@@ -210,14 +234,14 @@ def leaf_maker(topic_id: str, partition: int) -> Callable[..., bytes]:
     """A function from what a record commits to, to its leaf in the log of this topic id and partition."""
     parts = b"agentledger.leaf.v1", bytes.fromhex(topic_id.replace("-", "")), partition.to_bytes(4, "big")
     prefix = b"\x00" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    numbers, hashes = struct.Struct(">IqIqIq"), struct.Struct(">I32sI32sI32sI32s")
+    numbers, hashes = struct.Struct(">IqIqIqI"), struct.Struct(">I32sI32sI32sI32s")
 
     def leaf(index: int, offset: int, time_us: int, event_id: bytes, digests: Sequence[bytes]) -> bytes:
         schema, key, headers, value = digests
-        return sha256(
-            prefix, numbers.pack(8, offset, 8, index, 8, time_us), len(event_id).to_bytes(4, "big"), event_id,
-            hashes.pack(32, schema, 32, key, 32, headers, 32, value),
-        )  # fmt: skip
+        return hashlib.sha256(
+            prefix + numbers.pack(8, offset, 8, index, 8, time_us, len(event_id)) + event_id
+            + hashes.pack(32, schema, 32, key, 32, headers, 32, value)
+        ).digest()  # fmt: skip
 
     return leaf
 
@@ -225,43 +249,38 @@ def leaf_maker(topic_id: str, partition: int) -> Callable[..., bytes]:
 class Log:
     """One log of the export, as it is rebuilt from the evidence files."""
 
-    def __init__(self, manifest: dict[str, Any], given: dict[str, Any], checkpoint: tuple[int, bytes]) -> None:
-        words = given["head"].split(" ")
-        self.name = f"{words[1]}/{words[3]}"
+    def __init__(self, query: dict[str, Any], given: dict[str, Any], checkpoint: tuple[int, bytes]) -> None:
         size, root = checkpoint
+        words = given["head"].split(" ")
         if words[0] != "agentledger.head.v1" or len(words) != 7:
             raise BadExportError(f"this is no head of a log: {given['head'][:80]!r}")
+        self.name = f"{words[1]}/{words[3]}"
         proof = [decode(one, 32) for one in given["head_hashes"]]
         if root_of_inclusion(given["head_place"], size, sha256(b"\x00", given["head"].encode()), proof) != root:
             raise BadExportError(f"the head of {self.name} is not under the checkpoint")
-        self.topic_id, self.partition, self.size, self.root = (
-            words[2],
-            int(words[3]),
-            int(words[4]),
-            decode(words[5], 32),
-        )
-        self.leaf = leaf_maker(self.topic_id, self.partition)
+        self.id, self.size, self.root = (words[2], int(words[3])), int(words[4]), decode(words[5], 32)
+        self.leaf = leaf_maker(*self.id)
         self.first, self.behind = given["first"], given["behind"]
         if not 0 <= self.first <= self.behind <= self.size:
             raise BadExportError(f"{self.name} has {self.size} records, not those from {self.first} to {self.behind}")
-        query = manifest["query"]
-        self.from_us, self.to_us = query["from_us"], query["to_us"]
-        self.tree = self._begin(given)
-        self.right = given
-        self.shown = 0
-        self.time_us = 0
+        self.from_us = -1 if query["from_us"] is None else query["from_us"]
+        self.to_us = query["to_us"]
+        self.given = given
+        self.time_us = self.from_us
+        self.leaves: list[bytes] = []  # of the records since the tree was last extended
+        self.next = self.first
+        self.tree = self._begin(given["before"])
 
-    def _begin(self, given: dict[str, Any]) -> Tree:
+    def _begin(self, before: list[Any] | None) -> Tree:
         """The leaves before the range; the last of them must be of a time before it."""
-        before = given.get("before")
         known = self.first - (1 if before else 0)
-        tree = Tree(0, known, [decode(one, 32) for one in given["left"]])
+        tree = Tree(0, known, [decode(one, 32) for one in self.given["left"]])
         if before:
-            if self.from_us is None or before[2] >= self.from_us:
+            if before[2] >= self.from_us:
                 raise BadExportError(f"{self.name}: the record before the range is not of a time before it")
             tree.add(0, self._boundary(before, known))
         elif self.first:
-            raise BadExportError(f"{self.name}: the record before index {self.first} is not shown")
+            raise BadExportError(f"{self.name}: the record before index {self.first} is not named")
         return tree
 
     def _boundary(self, line: list[Any], index: int) -> bytes:
@@ -270,46 +289,134 @@ class Log:
             raise BadExportError(f"{self.name}: index {found} stands where {index} must")
         return self.leaf(index, offset, time_us, event_id.encode(), [bytes.fromhex(one) for one in digests])
 
-    def hide(self, first: int, behind: int, hashes: list[str]) -> None:
-        """Take the hashes of records that the export does not show."""
-        if behind > self.behind:
-            raise BadExportError(f"{self.name}: hashes up to {behind} go beyond the range, which ends at {self.behind}")
-        self.tree.merge(Tree(first, behind, [decode(one, 32) for one in hashes]))
+    def hide(self, leaf: bytes) -> None:
+        """Take the leaf of the next record, which the export does not show."""
+        self.leaves.append(leaf)
+        self.next += 1
+        if len(self.leaves) >= LEAVES_MAX:
+            self.flush()
 
-    def show(self, line: list[Any]) -> None:
-        """Take a record that the export shows."""
-        index, offset, time_us, schema, key, headers, value64 = line
-        if index != self.tree.behind or index >= self.behind:
-            raise BadExportError(f"{self.name}: index {index} stands where {self.tree.behind} must")
-        if time_us < self.time_us or (self.from_us is not None and time_us < self.from_us):
+    def show(self, record: Record) -> None:
+        """Take the next record, which the export shows."""
+        _, index, offset, time_us, schema, key, headers, value = record
+        if time_us < self.time_us:
             raise BadExportError(
                 f"{self.name} index {index}: its time is before that of the range or of an earlier record"
             )
         if self.to_us is not None and time_us >= self.to_us:
             raise BadExportError(f"{self.name} index {index}: its time is behind the range")
         self.time_us = time_us
-        value = decode(value64)
         match = EVENT_ID.match(value, 5) if schema != NO_SCHEMA else None
-        digests = [*(bytes.fromhex(one) for one in (schema, key, headers)), sha256(value)]
-        self.tree.add(0, self.leaf(index, offset, time_us, match.group(1) if match else b"", digests))
-        self.shown += 1
+        digests = schema, key, headers, hashlib.sha256(value).digest()
+        self.hide(self.leaf(index, offset, time_us, match.group(1) if match else b"", digests))
+
+    def flush(self) -> None:
+        """Put the leaves that have come into the tree."""
+        self.tree.extend(self.leaves)
+        self.leaves = []
 
     def finish(self) -> None:
         """Check that the root is the one that was signed. Raises BadExportError."""
-        if self.tree.behind != self.behind:
-            raise BadExportError(
-                f"{self.name}: the records from index {self.tree.behind} to {self.behind - 1} are missing"
-            )
-        after = self.right.get("after")
+        self.flush()
+        if self.next != self.behind:
+            raise BadExportError(f"{self.name}: the records from index {self.next} to {self.behind - 1} are missing")
+        after = self.given["after"]
         if after:
             if self.to_us is None or after[2] < self.to_us:
                 raise BadExportError(f"{self.name}: the record behind the range is not of a time behind it")
             self.tree.add(0, self._boundary(after, self.behind))
         elif self.behind < self.size:
-            raise BadExportError(f"{self.name}: the record behind index {self.behind - 1} is not shown")
-        self.tree.merge(Tree(self.tree.behind, self.size, [decode(one, 32) for one in self.right["right"]]))
+            raise BadExportError(f"{self.name}: the record behind index {self.behind - 1} is not named")
+        self.tree.merge(Tree(self.tree.behind, self.size, [decode(one, 32) for one in self.given["right"]]))
         if self.tree.root() != self.root:
             raise BadExportError(f"{self.name}: the records do not give the root that was signed for size {self.size}")
+
+
+# --- the evidence files ---
+
+
+class Record(NamedTuple):
+    """A record that the export shows: what its leaf commits to, and its bytes."""
+
+    log: int  # which of the manifest's logs
+    index: int
+    offset: int
+    time_us: int  # ledger time, microseconds since 1970
+    schema: bytes  # SHA-256 of the writer schema; zeros: the record can't be read
+    key: bytes
+    headers: bytes
+    value: bytes
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records in a file evidence-*."""
+    with path.open("rb") as file:
+        yield from read_open(file)
+
+
+def read_open(file: BinaryIO) -> Iterator[Record]:
+    """Records: little-endian numbers, hashes, and the value with its length (LEB128) before it."""
+    while head := file.read(RECORD.size):
+        fields = RECORD.unpack(head)
+        length = shift = 0
+        while True:
+            byte = file.read(1)[0]
+            length |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        value = file.read(length)
+        if len(value) != length:
+            raise BadExportError("an evidence file ends in the middle of a record")
+        yield Record(*fields, value)
+
+
+def read_hidden(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number of the log, index and leaf of the records in hidden-*, which stand for those that a filter left out."""
+    with path.open("rb") as file:
+        while raw := file.read(HIDDEN.size):
+            yield HIDDEN.unpack(raw)
+
+
+class Records:
+    """All logs of an export, rebuilt part by part."""
+
+    def __init__(self, manifest: dict[str, Any], checkpoint: tuple[int, bytes]) -> None:
+        self.logs = [Log(manifest["query"], given, checkpoint) for given in manifest["logs"]]
+        if len({log.id for log in self.logs}) < len(self.logs):
+            raise BadExportError("a log is in the manifest twice")
+        self.types = {bytes.fromhex(digest): name for digest, name in record_types(manifest["schemas"]).items()}
+        self.counts: dict[str, int] = {}
+        self.hidden = 0
+
+    def take(self, shown: Iterator[Record], hidden: Iterator[tuple[int, int, bytes]]) -> None:
+        """Take the records of one part, shown and hidden, each in order of their logs. Raises BadExportError."""
+        record, other = next(shown, None), next(hidden, None)
+        logs, counts, types = self.logs, self.counts, self.types
+        while record or other:
+            number = min(one[0] for one in (record, other) if one)
+            log = logs[number]
+            while True:
+                if record and record[1] == log.next and record[0] == number:
+                    log.show(record)
+                    name = types[record[4]]
+                    counts[name] = counts.get(name, 0) + 1
+                    record = next(shown, None)
+                elif other and other[1] == log.next and other[0] == number:
+                    log.hide(other[2])
+                    self.hidden += 1
+                    other = next(hidden, None)
+                else:
+                    break
+            wrong = [one for one in (record, other) if one and one[0] == number]
+            if wrong or log.next > log.behind:
+                found = wrong[0][1] if wrong else log.behind
+                raise BadExportError(f"{log.name}: index {found} stands where {min(log.next, log.behind)} must")
+
+    def finish(self) -> None:
+        """Check that nothing is missing and all is as it was signed. Raises BadExportError."""
+        for log in self.logs:
+            log.finish()
 
 
 # --- the export ---
@@ -318,12 +425,13 @@ class Log:
 def read_manifest(folder: Path, keys: Sequence[Key]) -> dict[str, Any]:
     """The manifest, once its signature is checked. Raises BadExportError."""
     try:
-        raw = (folder / MANIFEST).read_bytes()
+        with (folder / MANIFEST).open("rb") as file:
+            raw = file.read(MANIFEST_BYTES_MAX + 1)
         signature = (folder / SIGNATURE).read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         raise BadExportError(f"{folder} holds no finished export: {MANIFEST} or {SIGNATURE} is missing") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise BadExportError(f"{MANIFEST} is larger than {FILE_BYTES_MAX} bytes")
+    if len(raw) > MANIFEST_BYTES_MAX:
+        raise BadExportError(f"{MANIFEST} is larger than {MANIFEST_BYTES_MAX} bytes")
     if open_note(signature, keys, SIGNATURE) != f"{FORMAT}\n{hashlib.sha256(raw).hexdigest()}\n":
         raise BadExportError(f"{MANIFEST} is not the one that was signed")
     found: dict[str, Any] = json.loads(raw)
@@ -339,6 +447,8 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         name = file["name"]
         if NAME.fullmatch(name) is None:
             raise BadExportError(f"{name!r} can't be the name of a file of an export")
+        if name in names:
+            raise BadExportError(f"{name} is in the manifest twice")
         names.add(name)
         path = folder / name
         if path.is_symlink() or not path.is_file():
@@ -357,19 +467,22 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
             raise BadExportError(f"{path.name} is not part of the export")
 
 
-def lines_of(folder: Path, manifest: dict[str, Any], kind: str) -> Iterator[list[Any]]:
-    """The lines of all files of a kind, in order."""
-    for file in manifest["files"]:
-        if file["name"].startswith(f"{kind}-"):
-            with (folder / file["name"]).open("rb") as stream:
-                while line := stream.readline(LINE_BYTES_MAX):
-                    yield json.loads(line)
+def parts_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Iterator[Record], Iterator[Any]]]:
+    """What each part of the export shows and hides."""
+    names = [file["name"] for file in manifest["files"]]
+    numbers = sorted({name[-10:-4] for name in names if name.endswith(".bin")})
+    for number in numbers:
+        shown, hidden = f"evidence-{number}.bin", f"hidden-{number}.bin"
+        yield (
+            read_records(folder / shown) if shown in names else iter(()),
+            read_hidden(folder / hidden) if hidden in names else iter(()),
+        )
 
 
-def record_types(manifest: dict[str, Any]) -> dict[str, str]:
-    """The record that each schema in the manifest is of, by the schema's SHA-256. Raises BadExportError."""
-    types = {NO_SCHEMA: "unreadable"}
-    for digest, text in manifest["schemas"].items():
+def record_types(schemas: dict[str, str]) -> dict[str, str]:
+    """The record that each schema is of, by the schema's SHA-256. Raises BadExportError."""
+    types = {NO_SCHEMA.hex(): "unreadable"}
+    for digest, text in schemas.items():
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise BadExportError(f"the schema {digest} is another one")
         types[digest] = json.loads(text)["name"]
@@ -382,6 +495,15 @@ def check_checkpoint(manifest: dict[str, Any], keys: Sequence[Key]) -> tuple[int
     if len(lines) < 4 or lines[0] != manifest["origin"]:
         raise BadExportError("the checkpoint is not of this ledger")
     return int(lines[1]), decode(lines[2], 32)
+
+
+def check_as_of(manifest: dict[str, Any], checkpoint: tuple[int, bytes]) -> int:
+    """When the last head under the checkpoint was read back, by the signer's clock. Raises BadExportError."""
+    line, (size, root) = manifest["last_line"], checkpoint
+    proof = [decode(one, 32) for one in manifest["last_line_hashes"]]
+    if root_of_inclusion(size - 1, size, sha256(b"\x00", line.encode()), proof) != root:
+        raise BadExportError("the last line under the checkpoint is another one")
+    return int(line.rpartition(" ")[2])
 
 
 def check_previous(manifest: dict[str, Any], earlier: dict[str, Any], keys: Sequence[Key]) -> None:
@@ -399,7 +521,9 @@ def verify_export(folder: Path, keys: Sequence[Key], previous: Path | None = Non
     """Check everything; what the export holds and proves. Raises BadExportError with the first thing that is wrong."""
     try:
         return _verify(folder, keys, previous)
-    except (KeyError, TypeError, ValueError, IndexError, struct.error, OverflowError, RecursionError) as error:
+    except BadExportError:
+        raise
+    except BROKEN as error:
         raise BadExportError(f"the export has not the form of one: {type(error).__name__} {error}") from None
 
 
@@ -409,54 +533,47 @@ def _verify(folder: Path, keys: Sequence[Key], previous: Path | None) -> dict[st
     checkpoint = check_checkpoint(manifest, keys)
     if previous is not None:
         check_previous(manifest, read_manifest(previous, keys), keys)
-    hidden = lines_of(folder, manifest, "hidden")
-    shown = lines_of(folder, manifest, "evidence")
-    next_hidden, next_shown = next(hidden, None), next(shown, None)
-    types = record_types(manifest)
-    counts: dict[str, int] = {}
-    total_hidden = 0
-    logs = [Log(manifest, given, checkpoint) for given in manifest["logs"]]
-    for number, log in enumerate(logs):
-        while log.tree.behind < log.behind:
-            if next_hidden and next_hidden[:2] == [number, log.tree.behind]:
-                total_hidden += next_hidden[2] - next_hidden[1]
-                log.hide(*next_hidden[1:])
-                next_hidden = next(hidden, None)
-            elif next_shown and next_shown[0] == number:
-                log.show(next_shown[1:])
-                kind = types[next_shown[4]]
-                counts[kind] = counts.get(kind, 0) + 1
-                next_shown = next(shown, None)
-            else:
-                break
-        log.finish()
-    if next_hidden or next_shown:
-        raise BadExportError("the evidence files hold more than the logs of the manifest")
-    if counts != manifest["counts"]:
-        raise BadExportError(f"the evidence files hold {counts}, the manifest says {manifest['counts']}")
-    if manifest["complete"] is not (total_hidden == 0):
-        raise BadExportError("the manifest says of itself that it is complete, and records of the range are hidden")
+    records = Records(manifest, checkpoint)
+    for shown, hidden in parts_of(folder, manifest):
+        records.take(shown, hidden)
+    records.finish()
+    return summary(manifest, records, checkpoint, continues=previous is not None)
+
+
+def summary(
+    manifest: dict[str, Any], records: Records, checkpoint: tuple[int, bytes], *, continues: bool
+) -> dict[str, Any]:
+    """What was proven, once the manifest says the same. Raises BadExportError."""
+    if records.counts != manifest["counts"]:
+        raise BadExportError(f"the evidence files hold {records.counts}, the manifest says {manifest['counts']}")
+    if manifest["complete"] is not (records.hidden == 0):
+        raise BadExportError(f"the manifest says complete: {manifest['complete']}, and {records.hidden} are not shown")
     return {
         "origin": manifest["origin"],
-        "complete": total_hidden == 0,
-        "records": sum(log.shown for log in logs),
-        "hidden": total_hidden,
-        "logs": len(logs),
-        "counts": counts,
+        "complete": records.hidden == 0,
+        "records": sum(records.counts.values()),
+        "hidden": records.hidden,
+        "logs": len(records.logs),
+        "counts": records.counts,
         "query": manifest["query"],
         "checkpoint_size": checkpoint[0],
-        "continues_previous": previous is not None,
+        "signed_us": check_as_of(manifest, checkpoint),
+        "continues_previous": continues,
     }
 
 
 def describe(found: dict[str, Any]) -> str:
     """What was proven, in a sentence or two."""
     what = f"VERIFIED: {found['records']} records of {found['logs']} logs of {found['origin']} are as they were signed"
+    at = f"{datetime.fromtimestamp(found['signed_us'] / 1_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if found["complete"]:
-        return f"{what}; no record of the range is missing."
-    return (
-        f"{what}. {found['hidden']} records of the range are not shown: the export was filtered, and is not complete."
-    )
+        what = f"{what}; of the range of time, as it was signed at {at}, no record is missing."
+    else:
+        what = (
+            f"{what} at {at}. {found['hidden']} other records of the range of time are not shown: the export was "
+            "filtered. That proves what is shown, and not that the filter left out the right ones."
+        )
+    return f"{what} It goes on from the previous export." if found["continues_previous"] else what
 
 
 def main() -> int:

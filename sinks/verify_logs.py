@@ -10,6 +10,7 @@ from agentledger.schemas.errors import IntegrityError
 from agentledger.schemas.heads import Head
 from agentledger.schemas.notes import encode_base64
 from agentledger.sinks.chain import Problem
+from agentledger.sinks.tombstones import NOTHING_PURGED, PurgedNodes
 from agentledger.sinks.verify_rows import CheckedPart
 
 PART_ROWS_MAX = 50_000  # rows at a time: some 50 MB with columns and bytes
@@ -28,6 +29,7 @@ class LogReport(NamedTuple):
     heads_checked: int
     server_verdicts: int  # rows that are unreadable by the word of the server alone
     unsigned: int  # rows behind the last signed head: nothing outside the database vouches for them yet
+    purged: int  # rows that a tombstone stands for
 
 
 class LogVerifier:
@@ -43,6 +45,7 @@ class LogVerifier:
         read_leaves: ReadLeaves,
         is_wanted: Callable[[int, int], bool],
         progress: Progress,
+        purged: PurgedNodes = NOTHING_PURGED,
     ) -> None:
         self._name = name
         self._size = size
@@ -52,6 +55,8 @@ class LogVerifier:
         self._read_leaves = read_leaves
         self._is_wanted = is_wanted
         self._progress = progress
+        self._purged = purged
+        self._heads_unseen = 0  # of sizes within a purged range
         self._problems: list[Problem] = []
         self._computed = CompactRange()
         self._stored: CompactRange | None = None  # only where a leaf_hash is not what the bytes give
@@ -82,28 +87,62 @@ class LogVerifier:
             else:
                 self._take_leaves(first, behind)
             self._progress(behind - first)
-        return LogReport(self._problems, rows, self._next_head, server_verdicts, self._size - self._proven)
+        heads_checked = self._next_head - self._heads_unseen
+        unsigned = self._size - self._proven
+        return LogReport(self._problems, rows, heads_checked, server_verdicts, unsigned, self._purged.rows)
 
     def _take_leaves(self, first: int, behind: int) -> None:
-        try:
-            leaves = self._read_leaves(first, behind)
-        except IntegrityError as error:
-            self._add("missing", None, error.what)
-            self._can_be_proven = False
-            return
-        self._grow(first, leaves, {})
+        for start, end, node in self._purged.pieces(first, behind):
+            if node is not None:
+                self._bury(node)
+                continue
+            try:
+                leaves = self._read_leaves(start, end)
+            except IntegrityError as error:
+                self._add("missing", None, error.what)
+                self._can_be_proven = False
+                return
+            self._grow(start, leaves, {})
 
     def _take(self, part: CheckedPart) -> None:
         for problem in part.problems:
             self._add(problem.kind, problem.log_index, problem.text)
-        missing = [part.first + place for place, leaf in enumerate(part.leaves) if leaf is None]
-        for first, last in runs_of(missing):
+        behind, rest = part.first + len(part.leaves), list(part.leaves)
+        for first, end, node in self._purged.pieces(part.first, behind):
+            if node is not None:
+                self._bury(node)
+                continue
+            self._take_rows(first, part.leaves[first - part.first : end - part.first], part.stored)
+            rest[first - part.first : end - part.first] = [None] * (end - first)
+        left = [part.first + place for place, leaf in enumerate(rest) if leaf is not None] if self._purged else []
+        for first, last in runs_of(left):
+            text = f"{last - first + 1} rows are still there that a tombstone says are gone: run the purge again"
+            self._add("purge", first, text)
+
+    def _take_rows(self, start: int, found: Sequence[bytes | None], stored: dict[int, bytes]) -> None:
+        """Rows from `start` on that all must be there."""
+        leaves = [leaf for leaf in found if leaf is not None]
+        if len(leaves) == len(found):
+            self._grow(start, leaves, stored)
+            return
+        for first, last in runs_of(start + place for place, leaf in enumerate(found) if leaf is None):
             what = "the row is missing" if first == last else f"the rows up to index {last} are missing"
             self._add("missing", first, f"{what}, expected {last - first + 1} at {first} to {last}")
-        if missing:
-            self._can_be_proven = False
+        self._can_be_proven = False
+
+    def _bury(self, node: CompactRange) -> None:
+        """Extend the tree by a purged subtree. Heads of sizes within it can't be rebuilt any more; those behind can."""
+        if not self._can_be_proven:
             return
-        self._grow(part.first, [leaf for leaf in part.leaves if leaf is not None], part.stored)
+        for tree in (self._computed, self._stored):
+            if tree is not None:
+                tree.merge(node)
+        while self._next_head < len(self._heads) and self._heads[self._next_head].size < node.behind:
+            self._next_head += 1
+            self._heads_unseen += 1
+        if self._next_head < len(self._heads) and self._heads[self._next_head].size == node.behind:
+            self._next_head += 1
+            self._hold_against(self._heads[self._next_head - 1])
 
     def _grow(self, first: int, leaves: Sequence[bytes], stored: dict[int, bytes]) -> None:
         """Extend the tree by leaves from `first` on, and look at each head on the way."""

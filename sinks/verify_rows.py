@@ -11,8 +11,8 @@ import hashlib
 import io
 import re
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from agentledger.schemas.heads import LogId
 from agentledger.schemas.ports import SchemaRegistry
 from agentledger.sinks.flushing import misfit_id
 from agentledger.sinks.leaves import ClickHouseLeafReader
-from agentledger.sinks.tables import LEDGER, typed_columns
+from agentledger.sinks.tables import LEDGER, Column, typed_columns
 
 KEYS_KNOWN_MAX = 50_000
 SERVER_VERDICT = "refused by ClickHouse"  # how the writer's reasons begin where only the server couldn't read a record
@@ -54,6 +54,24 @@ class Group(NamedTuple):
     is_poison: bool
     is_server_verdict: bool  # unreadable to ClickHouse alone
     rows: int
+
+
+Filled = Mapping[tuple[str, bytes], frozenset[str]]
+
+
+def filled_columns(reader: ClickHouseLeafReader) -> Filled:
+    """By event type and schema, the typed columns that hold something in any row of the ledger.
+
+    Asked for once: reading every column of the table is most of what a query over a few rows costs.
+    """
+    columns = list(typed_columns().values())
+    filled = ", ".join(f"max(NOT ({_is_default(column)}))" for column in columns)
+    rows = reader.query(f"SELECT event_type, schema_sha256, {filled} FROM {LEDGER} GROUP BY event_type, schema_sha256")
+    found: dict[tuple[str, bytes], frozenset[str]] = defaultdict(frozenset)  # rows that come meanwhile have none
+    for event_type, digest, *flags in rows:
+        names = (column.name for column, flag in zip(columns, flags, strict=True) if flag)
+        found[event_type, bytes(digest)] = frozenset(names)
+    return found
 
 
 class RowProblem(NamedTuple):
@@ -87,8 +105,13 @@ class CheckedPart:
 class RowChecker:
     """Checks parts of one log."""
 
-    def __init__(self, reader: ClickHouseLeafReader, registry: SchemaRegistry, log: LogId) -> None:
+    def __init__(
+        self, reader: ClickHouseLeafReader, registry: SchemaRegistry, log: LogId, filled: Filled, *,
+        has_stubs: bool = False,
+    ) -> None:  # fmt: skip
         self._reader = reader
+        self._has_stubs = has_stubs  # rows whose bytes were purged: a tombstone has their leaves
+        self._filled = filled
         self._registry = registry
         self._log = log
         self._hasher = LeafHasher(bytes.fromhex(log.topic_id.replace("-", "")), log.partition)
@@ -128,7 +151,8 @@ class RowChecker:
     def _where(self, first: int, behind: int) -> tuple[str, dict[str, Any]]:
         return (
             "topic_id = {topic_id:UUID} AND partition = {partition:UInt32} "
-            "AND log_index >= {first:UInt64} AND log_index < {behind:UInt64}",
+            "AND log_index >= {first:UInt64} AND log_index < {behind:UInt64}"
+            + (" AND (raw != '' OR event_type = '')" if self._has_stubs else ""),
             {"topic_id": self._log.topic_id, "partition": self._log.partition, "first": first, "behind": behind},
         )
 
@@ -162,9 +186,11 @@ class RowChecker:
         """The rows as blocks of Avro: numbers and hashes, key, headers, value, then the typed columns."""
         where, parameters = self._where(first, behind)
         fields = _fields(schema)
-        others = [column for name, column in typed_columns().items() if name not in fields]
-        same = " AND ".join(f"`{one.name}` = defaultValueOfTypeName('{_escaped(one.type)}')" if "Null" not in one.type
-                            else f"isNull(`{one.name}`)" for one in others)  # fmt: skip
+        strange = [
+            typed_columns()[name]
+            for name in sorted(self._filled[group.event_type, group.schema_sha256].difference(fields))
+        ]
+        same = " AND ".join(map(_is_default, strange))
         columns = "".join(f", `{name}`" for name in fields)
         raw = self._reader.raw_query(
             f"SELECT toFixedString(concat({_NUMBERS.format(same=same or '1')}), {_PREFIX.size}) AS p, key, headers, raw"
@@ -284,6 +310,13 @@ def _hash_problems(
         text = f"the row's fields and bytes give the leaf {leaf.hex()}, expected {stored_leaf.hex()}"
         found.append(("leaf", text))
     return found
+
+
+def _is_default(column: Column) -> str:
+    """Whether a column holds nothing."""
+    if "Null" in column.type:
+        return f"isNull(`{column.name}`)"
+    return f"`{column.name}` = defaultValueOfTypeName('{_escaped(column.type)}')"
 
 
 def _fields(schema: Schema | None) -> list[str]:

@@ -58,13 +58,17 @@ class EvidenceRig:
             self.places[topic, partition] = LogPlace(topic, topic_id, partition)
         return self.places[topic, partition]
 
+    def open_store(self) -> ClickHouseLedgerStore:
+        """What writes."""
+        return ClickHouseLedgerStore(self.url)
+
     def write(self, place: LogPlace, values: Sequence[bytes | None]) -> None:
         """One flush of these values."""
         self.write_all({place: values})
 
     def write_all(self, values: Mapping[LogPlace, Sequence[bytes | None]]) -> None:
         """One flush of values in several logs, by a writer that has just started."""
-        store = ClickHouseLedgerStore(self.url)
+        store = self.open_store()
         store.claim(list(values), NOW_US)
         flusher = Flusher(store, REGISTRY, _nothing, lambda: NOW_US)
         flusher.flush(

@@ -40,6 +40,7 @@ _MODULES = {
     "export": "export",
     "verify-export": "export",
     "access": "access",
+    "retention": "retention",
     "init": "admin",
     "config": "admin",
     "schemas": "admin",

@@ -89,10 +89,14 @@ def signer(once: bool, accepted: tuple[str, ...]) -> None:
     "--checkpoints", type=click.Path(path_type=Path), metavar="DIR", help="Published checkpoints that you hold."
 )
 @click.option("--key", "key_file", type=click.Path(path_type=Path), metavar="FILE", help="Public keys that you trust.")
+@click.option(
+    "--approvers", "approvers_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="Public keys of those who may approve a purge; default: approvers.pub in the signer's folder.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def verify(
     *, is_all: bool, from_text: str, to_text: str, run_id: str, since_checkpoint: Path | None,
-    checkpoints: Path | None, key_file: Path | None, as_json: bool,
+    checkpoints: Path | None, key_file: Path | None, approvers_file: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Check the ledger against its signed heads: exit code 0 if it is what was signed, 1 if not.
 
@@ -115,6 +119,7 @@ def verify(
         to_us=None if is_all else to_us,
         run_id="" if is_all else run_id,
         since_checkpoint=since_checkpoint,
+        approvers=read_approvers(settings, approvers_file),
     )
     reader = ClickHouseLeafReader(
         clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
@@ -208,6 +213,8 @@ def _print_report(report: Any) -> None:
         f"{report.logs} logs, {report.rows:,} rows ({report.rows_checked:,} checked byte by byte), "
         f"{report.heads_checked:,} signed heads rebuilt, {signed}; {report.unsigned_rows:,} rows are not signed yet"
     )
+    if report.purged_rows:
+        what += f"; {report.purged_rows:,} rows are purged, with tombstones that two approvers signed"
     click.echo(f"{'CHANGED: ' + str(len(report.problems)) + ' problems' if report.problems else 'VERIFIED'}: {what}")
 
 
@@ -215,6 +222,14 @@ def key_folder(settings: Settings) -> Any:
     from agentledger.sinks.key_files import KeyFolder
 
     return KeyFolder(settings.signer_folder())
+
+
+def read_approvers(settings: Settings, path: Path | None) -> Any:
+    """The keys of those who may approve a purge: of the file, else of approvers.pub beside the signer's keys."""
+    from agentledger.sinks.key_files import read_public
+
+    path = path or settings.signer_folder() / "approvers.pub"
+    return read_public(path) if path.is_file() else []
 
 
 def _trusted(settings: Settings, key_file: Path | None) -> Any:

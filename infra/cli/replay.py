@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agentledger.infra.cli.times import moment_us
 from agentledger.infra.settings import load_settings
-from agentledger.schemas.errors import UsageError
+from agentledger.schemas.errors import LedgerConflictError, UsageError
 
 if TYPE_CHECKING:
-    from agentledger.infra.replay_parts import Wanted
+    from agentledger.infra.replay_wanted import Wanted
 
 DIFFERENT = 3  # exit code: the ledger isn't what follows from its events
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -54,7 +54,7 @@ def replay_command(
     With other prices, budgets, rules or another policy nothing is compared byte by byte: the difference that they
     would have made is printed.
     """
-    from agentledger.infra.replay_parts import Wanted
+    from agentledger.infra.replay_wanted import Wanted
 
     chosen = [name for name in ("prices", "budgets", "rules", "policy", "to_topic") if given[name]]
     if len(chosen) > 1:
@@ -94,8 +94,12 @@ def _fold(what_if: WhatIf, wanted: Wanted, jobs: int, as_json: bool) -> int:
     wiring = wiring_of(settings).with_files(
         what_if.prices, what_if.budgets, what_if.rules, tenant_id=wanted.tenant_id or settings.tenant_id
     )
-    with _progress("replay") as (begin, report):
-        found = replay(wiring, wanted, jobs=jobs, is_tally=is_tally, begin=begin, report=report)
+    try:
+        with _progress("replay") as (begin, report):
+            found = replay(wiring, wanted, jobs=jobs, is_tally=is_tally, begin=begin, report=report)
+    except LedgerConflictError as error:
+        error.exit_code = DIFFERENT  # nothing follows from a log with a hole
+        raise
     if as_json:
         click.echo(json.dumps(say.report_json(found, is_tally=is_tally), indent=2))
     elif what_if.prices:

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.replay import replay
-from agentledger.infra.replay_parts import Wanted
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.infra.replay_wiring import LedgerWiring
 from agentledger.infra.settings import load_settings
 from agentledger.infra.stack import Endpoints, Stack, StackConfig

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -30,7 +31,7 @@ from agentledger.sinks.signer import Signer
 from agentledger.sinks.signer_state import SignerState
 from agentledger.sinks.tables import BATCHES, LEDGER, typed_columns
 from agentledger.sinks.verify import Verification, VerifyReport, VerifyRequest
-from tests.evidence_rig import NOW_US, REGISTRY, EvidenceRig
+from tests.evidence_rig import CODEC, NOW_US, REGISTRY, EvidenceRig, event
 
 pytestmark = pytest.mark.integration
 
@@ -203,6 +204,18 @@ def test_an_event_rewritten_with_all_its_hashes(world: World) -> None:
 def test_an_event_hidden_as_a_duplicate(world: World) -> None:
     world.update("occurrence = 'duplicate'", world.at(0, 2))
     only(world.lines(), f"OCCURRENCE {EVENTS}/0 index 2", "0 rows marked first, expected 1")
+
+
+def test_the_later_of_two_conflicting_events_made_the_one_that_counts(world: World) -> None:
+    first = event(50_000, agent_version="1")
+    other = CODEC.encode(dataclasses.replace(first, agent_version="2"))
+    world.rig.write(world.logs[0], [CODEC.encode(first), other, CODEC.encode(first)])
+    assert world.lines() == []
+    where = f"event_id = '{first.event_id}'"
+    world.update("occurrence = if(log_index = 31, 'first', 'conflict')", where)
+    only(world.lines(), f"OCCURRENCE {EVENTS}/0 index 31", "marked first here, and 1 of its rows are before")
+    world.update("occurrence = if(log_index = 30, 'first', 'conflict')", where)
+    only(world.lines(), f"OCCURRENCE {EVENTS}/0 index 30", "1 rows whose occurrence is not what their bytes say")
 
 
 def test_an_event_hidden_as_unreadable(world: World) -> None:
@@ -520,7 +533,11 @@ def test_sql_gives_no_root_where_a_row_is_missing(world: World, monkeypatch: pyt
         ClickHouseLeafReader(world.rig.url).block_roots(log, 30)
 
 
-def test_every_event_can_be_proven(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_every_event_can_be_proven(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_kept: bool
+) -> None:
+    kept = tmp_path / "kept" if is_kept else None
     for module in (leaves_module, proofs_module):
         monkeypatch.setattr(module, "BLOCK_LEAVES", 4)
     chain, _ = read_chain(world.place.folder, world.keys.public())
@@ -528,12 +545,16 @@ def test_every_event_can_be_proven(world: World, monkeypatch: pytest.MonkeyPatch
     ids = world.rig.rows(f"SELECT toString(event_id), log_index FROM {LEDGER} WHERE event_type != ''")
     assert len(ids) == 72
     for event_id, index in ids[::5]:
-        text = prove_event(reader, chain, world.keys.public(), event_id)
+        text = prove_event(reader, chain, world.keys.public(), event_id, kept_in=kept)
         assert verify_event_proof(text, world.keys.public()).record.log_index == index
+    for path in kept.iterdir() if kept is not None else ():
+        assert len(path.read_bytes()) % 32 == 0
+        path.write_bytes(bytes(7 * 32))
+        assert prove_event(reader, chain, world.keys.public(), ids[0][0], kept_in=kept)
     world.update("raw = concat(raw, 'X')", world.at(0, 3))
     changed_id = world.rig.rows(f"SELECT toString(event_id) FROM {LEDGER} WHERE {world.at(0, 3)}")[0][0]
     with pytest.raises(IntegrityError, match="the ledger isn't what was signed"):
-        prove_event(reader, chain, world.keys.public(), changed_id)
+        prove_event(reader, chain, world.keys.public(), changed_id, kept_in=kept)
 
 
 def test_state_is_small_and_signed(world: World) -> None:
