@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentledger.infra.settings import Settings
+from agentledger.infra.stack.access import read_password
 from agentledger.infra.stack.state import load_state
 from agentledger.schemas.errors import ConfigurationError
 
@@ -34,3 +35,16 @@ def _local(settings: Settings, name: str) -> str:
         return ""
     value: str = getattr(state.endpoints, name)
     return value
+
+
+def reader_login(settings: Settings) -> tuple[str, str]:
+    """User and password for looking at the trail: those configured, or else the local stack's auditor, who may read
+    everything and change nothing."""
+    given = (settings.clickhouse_user, settings.clickhouse_password.get_secret_value())
+    if {"clickhouse_user", "clickhouse_password"} & settings.model_fields_set:
+        return given
+    folder = Path(settings.data_dir).expanduser().resolve()
+    if settings.clickhouse_url and settings.clickhouse_url != _local(settings, "clickhouse_url"):
+        return given  # another server: it doesn't know the local users
+    password = read_password(folder, "auditor")
+    return ("auditor", password) if password else given

@@ -15,10 +15,13 @@ from typing import Any
 
 from agentledger.infra.group_positions import GroupPositions
 from agentledger.infra.replay import Begin, gather
-from agentledger.infra.replay_compare import SCATTERED, Expected, not_written_yet
+from agentledger.infra.replay_compare import SCATTERED, Expected
+from agentledger.infra.replay_crew import Report
 from agentledger.infra.replay_partials import PartialReader, partial_key
-from agentledger.infra.replay_parts import PartResult, PartTask, Report, Wanted
+from agentledger.infra.replay_parts import PartResult, PartTask
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES, STAGES, Stage, StagePlan
+from agentledger.infra.replay_verdict import not_written_yet
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.infra.replay_wiring import LedgerWiring
 from agentledger.infra.settled_producer import SettledProducer
 from agentledger.processors.packing import unpack

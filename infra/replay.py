@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, Difference, conclude, in_time, misread
-from agentledger.infra.replay_parts import PartResult, PartTask, RecordSource, Report, Wanted, Wiring, fold_parts
+from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, Difference, in_time, misread
+from agentledger.infra.replay_crew import Crew, Report
+from agentledger.infra.replay_parts import PartResult, PartTask, RecordSource, Wiring, fold_part, wrong_columns
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES, STAGES, StagePlan
 from agentledger.infra.replay_tally import Tally
+from agentledger.infra.replay_verdict import conclude
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
@@ -57,18 +60,21 @@ def replay(
     *,
     jobs: int = 1,
     is_tally: bool = False,
+    with_columns: bool = True,
     begin: Begin = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> ReplayReport:
     """Fold and compare. Raises LedgerConflictError where a record is missing, StoreError where it can't be read."""
     began, found = time.perf_counter(), ReplayReport()
     with tempfile.TemporaryDirectory(prefix="agentledger-replay-") as folder:
-        gathered = gather(wiring, wanted, Path(folder), jobs=jobs, is_tally=is_tally, begin=begin, report=report)
+        gathered = gather(
+            wiring, wanted, Path(folder), jobs=jobs, is_tally=is_tally, with_columns=with_columns and not is_tally,
+            begin=begin, report=report,
+        )  # fmt: skip
     found.logs = gathered.logs
     for plan in STAGES:
         _add(found, wiring, [result for result in gathered.results if result.stage == plan.name])
-    if not is_tally:
-        _check_columns(found, wiring, wanted, gathered.derived)
+    _add_misread(found, wiring, wanted, gathered.misread)
     found.differences.sort(key=in_time)
     found.seconds = time.perf_counter() - began
     return found
@@ -79,8 +85,8 @@ class Gathered:
     """What folding gave, part by part, and of how many logs."""
 
     logs: int
-    derived: list[LogSpan] = field(default_factory=list)
     results: list[PartResult] = field(default_factory=list)
+    misread: list[tuple[LogSpan, int, str]] = field(default_factory=list)
 
 
 def gather(
@@ -91,10 +97,14 @@ def gather(
     plans: Sequence[StagePlan] = STAGES,
     jobs: int = 1,
     is_tally: bool = False,
+    with_columns: bool = False,
     begin: Begin = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> Gathered:
-    """Fold these stages, the runs before the scopes; partials are left in the folder. Raises as `replay` does."""
+    """Fold these stages, the runs before the scopes; partials are left in the folder. Raises as `replay` does.
+
+    `with_columns`: find also the rows of conclusions whose columns don't say what their bytes say.
+    """
     source = wiring.source()
     inputs = _inputs(source, wiring, wanted)
     derived = source.spans(
@@ -104,10 +114,14 @@ def gather(
     jobs = min(jobs, 1 + sum(work.records(plan) for plan in plans) // RECORDS_PER_JOB)
     first = [plan for plan in (RUNS, HOLD_DECISIONS) if plan in plans or (plan == RUNS and SCOPES in plans)]
     begin(sum(work.records(plan) for plan in {*first, *plans}))
-    found = Gathered(len({span.place for plan in {*first, *plans} for span in inputs[plan]}), derived)
-    found.results += fold_parts([task for plan in first for task in work.tasks(plan)], wiring, jobs, report)
-    if SCOPES in plans and not wanted.run_id:  # nothing that is concluded of a tenant names a run
-        found.results += fold_parts(work.tasks(SCOPES, work.summed()), wiring, jobs, report)
+    found = Gathered(len({span.place for plan in {*first, *plans} for span in inputs[plan]}))
+    with Crew(jobs, report) as crew:
+        found.results += crew.work(fold_part, [task for plan in first for task in work.tasks(plan)], wiring)
+        if SCOPES in plans and not wanted.run_id:  # nothing that is concluded of a tenant names a run
+            found.results += crew.work(fold_part, work.tasks(SCOPES, work.summed()), wiring)
+        if with_columns:
+            groups = [derived[number::jobs] for number in range(jobs)]
+            found.misread = [one for many in crew.work(wrong_columns, groups, wiring) for one in many]
     return found
 
 
@@ -166,20 +180,21 @@ def _inputs(source: RecordSource, wiring: Wiring, wanted: Wanted) -> dict[StageP
     return inputs
 
 
-def _check_columns(found: ReplayReport, wiring: Wiring, wanted: Wanted, spans: Sequence[LogSpan]) -> None:
+def _add_misread(
+    found: ReplayReport, wiring: Wiring, wanted: Wanted, misread_rows: Sequence[tuple[LogSpan, int, str]]
+) -> None:
     """Views read columns, not bytes: of what was concluded, both must say the same."""
     source, codec = wiring.source(), wiring.codec()
     named = {(one.topic, one.partition, one.log_index) for one in found.differences}
-    for span in spans:
+    for span, index, text in misread_rows:
         place = span.place
-        for index, text in wiring.wrong_columns(span):
-            if (place.topic, place.partition, index) in named:
-                continue
-            for block in source.reader([LogSpan(place, index, index + 1)]).read(ALL_TIME):
-                for record in block:
-                    if record.value is not None and wanted.has(codec, record.value, record.ledger_time_us):
-                        found.different += 1
-                        found.differences.append(misread(codec, record, text))
+        if (place.topic, place.partition, index) in named:
+            continue
+        for block in source.reader([LogSpan(place, index, index + 1)]).read(ALL_TIME):
+            for record in block:
+                if record.value is not None and wanted.has(codec, record.value, record.ledger_time_us):
+                    found.different += 1
+                    found.differences.append(misread(codec, record, text))
 
 
 def _add(found: ReplayReport, wiring: Wiring, results: list[PartResult]) -> None:

@@ -16,7 +16,7 @@ written before the event that it follows from: both are counted, and are no diff
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any, NamedTuple
@@ -129,6 +129,13 @@ class Comparison:
         elif not self._met.add(key, record):
             self._conflicts.append(record)
 
+    def know(self, rest: Rest) -> None:
+        """Take over how far another part's conclusions are written."""
+        for place, index in rest.frontier.items():
+            self._frontier[place] = max(index, self._frontier.get(place, -1))
+        for partition, time_us in rest.written_us.items():
+            self._written_us[partition] = max(time_us, self._written_us.get(partition, 0))
+
     def left(self) -> Iterator[Expected]:
         """The conclusions that have no counterpart."""
         yield from self._expected.items()
@@ -154,7 +161,7 @@ class Comparison:
 
     def differences(self, codec: Codec) -> list[Difference]:
         """The differences so far, named: the first NAMED_MAX; `unequal` is their count."""
-        return [_difference(codec, record, expected) for record, expected in self._unequal]
+        return [difference_of(codec, record, expected) for record, expected in self._unequal]
 
     def close(self) -> None:
         """Remove what is in files."""
@@ -175,90 +182,6 @@ class Comparison:
             self._unequal.append((record, expected))
 
 
-@dataclass
-class Verdict:
-    """What is left when all parts of a stage are through."""
-
-    differences: list[Difference] = field(default_factory=list)
-    count: int = 0
-    equal: Counter[str] = field(default_factory=Counter)  # conclusions whose counterpart another part held
-    not_yet: Counter[str] = field(default_factory=Counter)  # by topic: they follow from events, and are not written yet
-    ahead: int = 0  # rows that follow from events which were not in the ledger yet
-
-    def name(self, found: Difference) -> None:
-        """Count a difference, and keep it if there are few."""
-        self.count += 1
-        if len(self.differences) < NAMED_MAX:
-            self.differences.append(found)
-
-
-def conclude(codec: Codec, rests: Sequence[Rest]) -> Verdict:
-    """Match what the parts of one stage left over, and judge the remainder."""
-    across = _across(rests)
-    last = across.rest()
-    verdict = Verdict(equal=across.equal)
-    for found in across.differences(codec):
-        verdict.name(found)
-    verdict.count = across.unequal
-    for rest in rests:
-        verdict.count += rest.missing + rest.unexpected
-        verdict.not_yet.update(rest.not_yet)
-    folded_us = {partition: time_us for rest in rests for partition, time_us in rest.folded_us.items()}
-    _judge(codec, last, folded_us, verdict)
-    across.close()
-    verdict.differences.sort(key=in_time)
-    return verdict
-
-
-def not_written_yet(rests: Sequence[Rest]) -> Iterator[Expected]:
-    """The scattered conclusions of one stage that follow from newer events than all that is written of them."""
-    across = _across(rests)
-    last = across.rest()
-    across.close()
-    yield from (one for one in last.expected if one.topic in SCATTERED and not is_written(one, last))
-
-
-def _across(rests: Sequence[Rest]) -> Comparison:
-    across = Comparison()
-    for rest in rests:
-        for expected in rest.expected:
-            across.expect(expected)
-        for place, index in rest.frontier.items():
-            across._frontier[place] = max(index, across._frontier.get(place, -1))
-        for partition, time_us in rest.written_us.items():
-            across._written_us[partition] = max(time_us, across._written_us.get(partition, 0))
-    for rest in rests:
-        for record in rest.met:
-            across.meet(record)
-    return across
-
-
-def _judge(codec: Codec, last: Rest, folded_us: dict[int, int], verdict: Verdict) -> None:
-    exact = {(record.topic, record.value): record for record in last.met if record.occurrence == CONFLICT}
-    renamed = _by_number(codec, last.met)
-    for expected in last.expected:
-        twin = exact.pop((expected.topic, expected.value), None)
-        if twin is not None:  # a run in two partitions: both contents were concluded, and both are there
-            verdict.equal[twin.topic] += 1
-            renamed = {key: record for key, record in renamed.items() if record is not twin}
-            continue
-        event = _decoded(codec, expected.value)
-        number = _number(event)
-        record = renamed.pop(number, None) if number is not None else None
-        if record is not None:
-            verdict.name(_difference(codec, record, expected))
-        elif is_written(expected, last):
-            verdict.name(_missing(expected, event))
-        else:
-            verdict.not_yet[expected.topic] += 1
-    newest_us = max(folded_us.values(), default=0)
-    for record in renamed.values():
-        if _is_ahead(codec, record, folded_us, newest_us):
-            verdict.ahead += 1
-        else:
-            verdict.name(_difference(codec, record, None))
-
-
 def in_time(one: Difference) -> tuple[int, str, int, int]:
     """The order in which differences are named."""
     return one.ledger_time_us, one.topic, one.partition, one.log_index if one.log_index is not None else -1
@@ -271,65 +194,39 @@ def is_written(expected: Expected, last: Rest) -> bool:
     return expected.ledger_time_us + GRACE_US < last.written_us.get(expected.partition, 0)
 
 
-def _is_ahead(codec: Codec, record: LedgerRecord, folded_us: dict[int, int], newest_us: int) -> bool:
-    """True for what follows from an event that was written after the ledger was read."""
-    event = _decoded(codec, record.value)
-    if event is None or record.occurrence == CONFLICT:
-        return False
-    own_us = newest_us if record.topic in SCATTERED else folded_us.get(record.partition, 0)
-    return event.occurred_at > own_us and event.occurred_at > newest_us - GRACE_US
-
-
-def _by_number(codec: Codec, records: list[LedgerRecord]) -> dict[Any, LedgerRecord]:
-    """Rows by producer and number, so that one whose id was changed is found by its place in the sequence."""
-    found: dict[Any, LedgerRecord] = {}
-    for record in records:
-        event = _decoded(codec, record.value)
-        key = _number(event) if event is not None else None
-        found[(record.topic, record.partition, record.log_index) if key is None or key in found else key] = record
-    return found
-
-
-def _number(event: Event | None) -> tuple[str, int] | None:
-    return None if event is None else (event.producer_id, event.producer_seq)
-
-
-def _decoded(codec: Codec, value: bytes | None) -> Event | None:
+def decoded(codec: Codec, value: bytes | None) -> Event | None:
+    """The event in these bytes; None where they can't be read."""
     try:
         return codec.decode(value)
     except AgentledgerError:
         return None
 
 
-def _missing(expected: Expected, event: Event | None) -> Difference:
-    return Difference(
-        "missing", expected.topic, expected.partition, None, expected.ledger_time_us, **_named(event),
-        text=f"it follows from index {expected.log_index} of the input's partition {expected.partition}",
-    )  # fmt: skip
-
-
-def _difference(codec: Codec, record: LedgerRecord, expected: Expected | None) -> Difference:
-    stored = _decoded(codec, record.value)
-    replayed = _decoded(codec, expected.value) if expected else None
+def difference_of(codec: Codec, record: LedgerRecord, expected: Expected | None) -> Difference:
+    """What a row is, where it isn't what is expected; None: nothing is."""
+    stored = decoded(codec, record.value)
+    replayed = decoded(codec, expected.value) if expected else None
     kind = "changed" if expected else "conflict" if record.occurrence == CONFLICT else "unexpected"
     text = "" if stored else "the row's bytes can't be read"
     if expected and record.topic != expected.topic:
         text = f"it belongs to {expected.topic}"
     return Difference(
-        kind, record.topic, record.partition, record.log_index, record.ledger_time_us, **_named(replayed or stored),
+        kind, record.topic, record.partition, record.log_index, record.ledger_time_us,
+        **named_fields(replayed or stored),
         fields=field_differences(stored, replayed) if expected and stored else (), text=text,
     )  # fmt: skip
 
 
 def misread(codec: Codec, record: LedgerRecord, text: str) -> Difference:
     """A row whose columns don't say what its bytes say."""
-    named = _named(_decoded(codec, record.value))
+    named = named_fields(decoded(codec, record.value))
     return Difference(
         "misread", record.topic, record.partition, record.log_index, record.ledger_time_us, **named, text=text
     )
 
 
-def _named(event: Event | None) -> dict[str, Any]:
+def named_fields(event: Event | None) -> dict[str, Any]:
+    """How a difference names its event."""
     if event is None:
         return {"event_id": "", "event_type": "", "run_id": ""}
     return {

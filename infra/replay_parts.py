@@ -1,30 +1,27 @@
-"""Folds one partition of the ledger's topics again, and compares its conclusions on the way; several side by side."""
+"""Folds one partition of the ledger's topics again, and compares its conclusions on the way."""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from agentledger.infra.replay_compare import GRACE_US, Comparison, Difference, Expected, Rest
+from agentledger.infra.replay_compare import Comparison, Difference, Expected, Rest
+from agentledger.infra.replay_crew import Report
 from agentledger.infra.replay_partials import PartialReader, PartialWriter
 from agentledger.infra.replay_stages import SCOPES, Stage, StagePlan
 from agentledger.infra.replay_tally import Tally
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.run_fold import DerivedRecord
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError, LedgerConflictError
-from agentledger.schemas.events import Event
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
-from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
+from agentledger.sinks.record_filter import RecordFilter
 from agentledger.sinks.replay_source import LedgerRecord, LogSpan, Window
 from agentledger.sinks.rows import FIRST
-
-POLL_S = 0.2  # between two looks at how far the processes are
 
 
 class WindowReader(Protocol):
@@ -72,52 +69,12 @@ class Wiring(Protocol):
     def stage(self, plan: StagePlan, codec: Codec, partition: int) -> Stage:
         """A stage that has folded nothing yet."""
 
-    def wrong_columns(self, span: LogSpan) -> Iterator[tuple[int, str]]:
-        """The rows of a log whose typed columns don't say what their bytes say: index, and what is wrong."""
+    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
+        """The rows whose typed columns don't say what their bytes say: log, index, and what is wrong."""
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:
         """Called when all is folded, with the conclusions that aren't in the ledger: how many of them were published,
         and how many states were kept."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which conclusions are looked at. Times are ledger time, microseconds: from the first on, before the second."""
-
-    from_us: int = 0
-    to_us: int = TIME_US_MAX
-    tenant_id: str = ""
-    run_id: str = ""
-
-    def has(self, codec: Codec, value: bytes, trigger_us: int) -> bool:
-        """True for a conclusion of the range. What was due earlier may follow from a later event: near its ends, and
-        where a tenant or a run is asked for, the conclusion itself says."""
-        if not (self.tenant_id or self.run_id):
-            if self.from_us + GRACE_US <= trigger_us < self.to_us - GRACE_US or (
-                self.from_us <= 0 and self.to_us >= TIME_US_MAX
-            ):
-                return True
-            if trigger_us < self.from_us:
-                return False
-        return self.holds(codec.decode(value))
-
-    def holds(self, event: Event) -> bool:
-        """The same for one that is decoded."""
-        return (
-            self.from_us <= event.occurred_at < self.to_us
-            and self.tenant_id in ("", event.tenant_id)
-            and self.run_id in ("", event.run_id)
-        )
-
-    def rows(self, producer_prefix: str) -> RecordFilter:
-        """The same for rows: what producers of this kind concluded in the range."""
-        return RecordFilter(
-            tenant_id=self.tenant_id,
-            run_id=self.run_id,
-            producer_prefixes=(producer_prefix,),
-            occurred_from_us=self.from_us,
-            occurred_before_us=self.to_us,
-        )
 
 
 @dataclass(frozen=True)
@@ -155,9 +112,6 @@ class PartResult:
     kept: int = 0  # states
     last_offset: int = -1  # of the input
     last_us: int = 0
-
-
-Report = Callable[[int], None]  # told how many more records were folded
 
 
 class Part:
@@ -252,42 +206,15 @@ class Part:
                     ) from None
 
 
-def fold_parts(tasks: Sequence[PartTask], wiring: Wiring, jobs: int, report: Report) -> list[PartResult]:
-    """The results of all tasks, in their order. With `jobs` above 1, that many processes work on them."""
-    if jobs <= 1 or len(tasks) <= 1:
-        return [_run(task, wiring, report) for task in tasks]
-    context = multiprocessing.get_context("spawn")  # a fork would share ClickHouse's connections
-    folded = context.Value("q", 0)
-    with ProcessPoolExecutor(min(jobs, len(tasks)), context, _begin, (folded,)) as pool:
-        futures = [pool.submit(_run, task, wiring, None) for task in tasks]
-        waiting, known = set(futures), 0
-        while waiting:
-            done, waiting = wait(waiting, POLL_S)
-            now = folded.value
-            report(now - known)
-            known = now
-            if any(future.exception() is not None for future in done):
-                for future in futures:
-                    future.cancel()
-        return [future.result() for future in futures]
-
-
-_folded: Any = None  # of a process of the pool: how many records all of them have folded
-
-
-def _begin(folded: Any) -> None:
-    global _folded  # noqa: PLW0603 - shared memory reaches a process only when it starts
-    _folded = folded
-
-
-def _count(more: int) -> None:
-    with _folded.get_lock():
-        _folded.value += more
-
-
-def _run(task: PartTask, wiring: Wiring, report: Report | None) -> PartResult:
+def fold_part(task: PartTask, wiring: Wiring, report: Report) -> PartResult:
+    """The result of one task. Raises LedgerConflictError where a record is missing, StoreError."""
     part = Part(task, wiring)
     try:
-        return part.run(report or _count)
+        return part.run(report)
     finally:
         part.close()
+
+
+def wrong_columns(spans: Sequence[LogSpan], wiring: Wiring, _report: Report) -> list[tuple[LogSpan, int, str]]:
+    """The rows of these logs whose columns don't say what their bytes say. Raises StoreError."""
+    return list(wiring.wrong_columns(spans))

@@ -30,8 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from agentledger.infra.replay_parts import RecordSource, Report, Wanted
+from agentledger.infra.replay_crew import Report
+from agentledger.infra.replay_parts import RecordSource
 from agentledger.infra.replay_unmatched import Unmatched
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError, ConfigurationError
 from agentledger.schemas.events import PolicyDecided, ToolCallCompleted

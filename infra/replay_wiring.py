@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from agentledger.schemas.topics import EVENTS, HOLDS
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import store_error
 from agentledger.sinks.replay_source import LogSpan, ReplaySource
-from agentledger.sinks.verify_rows import RowChecker
+from agentledger.sinks.verify_rows import RowChecker, filled_columns
 
 CHECKED_ROWS = 50_000  # rows of a log checked at a time: some 50 MB
 
@@ -106,14 +106,16 @@ class LedgerWiring:
             return HoldStage(codec, self.partitions)
         return ScopeStage(codec, self.partitions, watches_of(rules_or_default(self.rules_file)))
 
-    def wrong_columns(self, span: LogSpan) -> Iterator[tuple[int, str]]:
-        """The rows of a log whose typed columns don't say what their bytes say: index, and what is wrong."""
+    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
+        """The rows whose typed columns don't say what their bytes say: log, index, and what is wrong."""
         reader = ClickHouseLeafReader(self.clickhouse_url, self.clickhouse_user, self.clickhouse_password)
         registry = open_registry(self.schema_registry_url, basic_auth=self.schema_registry_auth)
-        checker = RowChecker(reader, registry, LogId(span.place.topic_id, span.place.partition))
-        starts = range(span.first, span.behind, CHECKED_ROWS)
-        for checked in checker.check((first, min(span.behind, first + CHECKED_ROWS)) for first in starts):
-            yield from ((one.log_index, one.text) for one in checked.problems if one.kind == "column")
+        filled = filled_columns(reader)
+        for span in spans:
+            checker = RowChecker(reader, registry, LogId(span.place.topic_id, span.place.partition), filled)
+            starts = range(span.first, span.behind, CHECKED_ROWS)
+            for checked in checker.check((first, min(span.behind, first + CHECKED_ROWS)) for first in starts):
+                yield from ((span, one.log_index, one.text) for one in checked.problems if one.kind == "column")
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:
         """A replay keeps nothing."""

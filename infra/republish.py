@@ -8,7 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its stubs leave NewTopic out
 
-from agentledger.infra.replay_parts import Report, Wanted
+from agentledger.infra.replay_crew import Report
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.infra.settled_producer import SettledProducer
 from agentledger.schemas.errors import BrokerError, UsageError
 from agentledger.schemas.topics import ALL_TOPICS

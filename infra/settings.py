@@ -70,9 +70,21 @@ class Settings(BaseSettings):
     signer_interval_s: float = Field(5.0, ge=0.2, le=3600, description="Time between two signed checkpoints, seconds.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
     query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
+    retention_trail_days_min: int = Field(
+        183, ge=1, le=36_500, description="Shortest time that records are kept, days; the period where none is set."
+    )
+    retention_payloads_days_min: int = Field(
+        30, ge=1, le=36_500, description="Shortest time that bytes and content are kept, days; also the default."
+    )
+    subject_keys_dir: Path | None = Field(
+        None, description="Folder of the keys of data subjects; empty: DATA_DIR/subjects."
+    )
+    erasure: str = Field(
+        "allowed", pattern="^(allowed|forbidden)$", description="Whether a subject's personal fields may be erased."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
-    @field_validator("prices_file", "rules_file", "signer_dir", "checkpoints_dir", mode="before")
+    @field_validator("prices_file", "rules_file", "signer_dir", "checkpoints_dir", "subject_keys_dir", mode="before")
     @classmethod
     def _is_a_path_or_none(cls, path: object) -> object:
         return path or None
@@ -100,6 +112,10 @@ class Settings(BaseSettings):
     def checkpoints_folder(self) -> Path:
         """Where signed checkpoints are published."""
         return (self.checkpoints_dir or Path(self.data_dir) / "checkpoints").expanduser().resolve()
+
+    def subject_keys_folder(self) -> Path:
+        """Where the keys of data subjects are."""
+        return (self.subject_keys_dir or Path(self.data_dir) / "subjects").expanduser().resolve()
 
     def kafka_security(self) -> dict[str, str]:
         """The librdkafka settings for the configured security; empty for plain text."""

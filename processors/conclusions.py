@@ -72,7 +72,7 @@ class ConclusionWriter:
             trace, span = cause.trace_id[:NAME_CHARS_MAX].encode(), cause.span_id[:NAME_CHARS_MAX].encode()
             step, parent = LONG[cause.step], cause.event_id.encode()
             place = b"".join((step, b"\x02\x48", parent, LONG[len(trace)], trace, LONG[len(span)], span))
-        begin, middle = envelope.head, envelope.run + place + envelope.context + self._time + envelope.labels
+        begin, middle = envelope.head, b"".join((envelope.run, place, envelope.context, self._time, envelope.labels))
         records = []
         kinds = self._kinds
         for seq, (kind, event_id, fields) in enumerate(conclusions, first_seq):

@@ -2,9 +2,10 @@
 
 Works on bytes in and bytes out and does no input or output of its own, so the worker and the tests run the same code.
 
-Time is that of the records: a run is looked at (for what follows from silence, and for being forgotten) in the first
-record of its partition whose second lies at or after the run's deadline, whatever that record is. So it follows from
-the log alone, and a redelivered record asks again only of runs whose state isn't stored yet.
+Time is that of the ledger: the highest append time of the partition so far. A run is looked at (for what follows from
+silence, and for being forgotten) in the first record of its partition whose second lies at or after the run's deadline,
+whatever that record is. So it follows from the log alone, and a redelivered record asks again only of runs whose state
+isn't stored yet.
 
 What belongs to a partition as a whole (its open bucket of partials, what is normal for its workflows) is written before
 the states of its runs: see `partials` and `rules.normals`.
@@ -24,16 +25,18 @@ from agentledger.processors.partials import Partials
 from agentledger.processors.rules.normals import EPOCH_US, Normals
 from agentledger.processors.rules.run_rules import RunRules
 from agentledger.processors.run_places import (
+    CLOCK_KEY,
     NORMALS_KEY,
     PARTIALS_KEY,
     SECOND_US,
     LiveRun,
+    PlaceClock,
     SourcePlace,
     is_of_run,
     partition_and_place,
     stored_key,
 )
-from agentledger.processors.run_reading import RunReading, memo_of_run, place_of
+from agentledger.processors.run_reading import READS_TICKS, RunReading, memo_of_run, place_of
 from agentledger.processors.run_state import (
     FORGOTTEN_KEPT_US,
     RUN_KEPT_US,
@@ -158,23 +161,24 @@ class RunFold:
 
     def _take(self, place: SourcePlace, record: PackedRecord, derived: list[DerivedRecord]) -> None:
         offset, timestamp_ms, value, oversized = record
-        time_us = timestamp_ms * 1000
         if not place.is_touched:
-            place.begin(time_us)
-        place.last_offset = max(place.last_offset, offset)
+            place.begin(offset, timestamp_ms * 1000)
+        time_us = place.clock.pass_time(offset, timestamp_ms * 1000)
+        if offset > place.last_offset:  # noqa: PLR1730 - max() takes five times as long
+            place.last_offset = offset
         event, own, live, memo = None, b"", None, None
         if value is None:
             self._skip(place, offset, "oversized" if oversized else "tombstone")
-        elif not self._reading.is_tick(value):
-            head = self._reading.head(value)
-            if head is not None:
+        elif (reader := self._reading.reader(value)) is not READS_TICKS:
+            head = None if reader is None else self._reading.head(value)
+            if reader is not None and head is not None:
                 own = head[0]
                 live = place.live.get(own)
                 if live is not None:
-                    event = self._reading.rest(value, head, live.memo, live.state)
+                    event = self._reading.rest(reader, value, head, live.memo, live.state)
                 else:
                     memo = memo_of_run()
-                    event = self._reading.rest(value, head, memo, None)
+                    event = self._reading.rest(reader, value, head, memo, None)
             if event is None:
                 event, own = self._read_whole(place, offset, value)
                 live = place.live.get(own)
@@ -315,7 +319,8 @@ class RunFold:
         """Take a partition up from what is stored."""
         stored = self._load(stored_key(partition, NORMALS_KEY))
         normals = Normals() if stored is None else Normals.load(stored)
-        place = SourcePlace(partition, Basis(self._prices, self._rules, normals))
+        clock = PlaceClock(self._load(stored_key(partition, CLOCK_KEY)))
+        place = SourcePlace(partition, Basis(self._prices, self._rules, normals), clock)
         if self._partials is not None:
             self._partials.load(partition, self._load(stored_key(partition, PARTIALS_KEY)))
             place.closes_at_us = self._partials.closes_at_us[partition]
@@ -333,6 +338,7 @@ class RunFold:
 
     def _store(self, place: SourcePlace, changed: list[StateRecord]) -> None:
         number = place.partition
+        changed.append(StateRecord(number, stored_key(number, CLOCK_KEY), place.clock.dump(place.last_offset)))
         if self._partials is not None:
             value = self._partials.dump(number, place.last_offset)
             changed.append(StateRecord(number, stored_key(number, PARTIALS_KEY), value))

@@ -57,13 +57,20 @@ REPEATED = (
     ("engine", "policy", "policy_version", "rule", "verdict", "enforced", "risk_tier"),
 )
 _ID_END = HEADER_BYTES + 37
-_ID_SIZE = b"\x48"
+_ID_SIZE = 0x48
 _HEX = b"0123456789abcdef"
 
 
 # How a record begins: the run's place (the same bytes for all its events, and for no other run's), event_id,
 # producer_id and producer_seq, where the other fields begin, the bytes of tenant and run. A plain tuple: one per event.
 Head = tuple[bytes, str, str, int, int, bytes, bytes]
+
+
+def _read_nothing(_value: bytes, _at: int, _memo: Memo) -> None:
+    """Of a tick nothing is read: its time is the broker's."""
+
+
+READS_TICKS: Reader = _read_nothing
 
 
 def place_of(tenant_id: str, run_id: str) -> bytes:
@@ -78,21 +85,16 @@ class RunReading:
         self._codec = codec
         self._readers: dict[bytes, Reader | None] = {}
         self._producers: dict[bytes, str] = {}
-        self._ticks: set[bytes] = set()
 
-    def is_tick(self, value: bytes) -> bool:
-        """True for a Ticked."""
+    def reader(self, value: bytes) -> Reader | None:
+        """What reads records of this schema; READS_TICKS for a Ticked, None where the codec has to: see `whole`."""
         schema_id = value[1:HEADER_BYTES]
-        if schema_id not in self._readers:
-            self._learn(schema_id)
-        return schema_id in self._ticks
+        return self._readers[schema_id] if schema_id in self._readers else self._learn(schema_id)
 
     def head(self, value: bytes) -> Head | None:
         """How the record begins; None where the codec has to read it: see `whole`."""
-        if value[HEADER_BYTES : HEADER_BYTES + 1] != _ID_SIZE or self._readers.get(value[1:HEADER_BYTES]) is None:
-            return None
         raw_id = value[6:_ID_END]
-        if raw_id.translate(None, _HEX) != b"----" or raw_id[8:24:5] != b"----":
+        if raw_id.translate(None, _HEX) != b"----" or raw_id[8:24:5] != b"----" or value[HEADER_BYTES] != _ID_SIZE:
             return None
         try:
             at = value[_ID_END]
@@ -127,11 +129,9 @@ class RunReading:
         tenant = value[_ID_END + 1 : tenant_end]
         return value[_ID_END:tenant_end] + run, raw_id.decode(), producer_id, seq, at, tenant, run
 
-    def rest(self, value: bytes, head: Head, memo: Memo, run: RunState | None) -> Event | None:
+    @staticmethod
+    def rest(reader: Reader, value: bytes, head: Head, memo: Memo, run: RunState | None) -> Event | None:
         """The event after its `head`; None where the codec has to read it. `run` is its run's state, where known."""
-        reader = self._readers[value[1:HEADER_BYTES]]
-        if reader is None:
-            return None
         _, event_id, producer_id, seq, at, tenant, run_id = head
         try:
             event: Event = reader(value, at, memo)
@@ -154,19 +154,16 @@ class RunReading:
         found = self._producers[raw] = raw.decode()
         return found
 
-    def _learn(self, schema_id: bytes) -> None:
+    def _learn(self, schema_id: bytes) -> Reader | None:
         kind = self._codec.current_kind(int.from_bytes(schema_id, "big"))
         if len(self._readers) >= PRODUCERS_KEPT:
             self._readers.clear()
-            self._ticks.clear()
-        if kind is Ticked:
-            self._ticks.add(schema_id)
         wanted = None if kind is None else READ.get(kind)
-        if kind is None or wanted is None:
-            self._readers[schema_id] = None
-            return
-        schema = current_schemas()[kind.__name__]
-        self._readers[schema_id] = compile_reader(schema, kind, FIRST_FIELD, wanted, REPEATED)
+        reader: Reader | None = READS_TICKS if kind is Ticked else None
+        if kind is not None and wanted is not None:
+            reader = compile_reader(current_schemas()[kind.__name__], kind, FIRST_FIELD, wanted, REPEATED)
+        self._readers[schema_id] = reader
+        return reader
 
 
 def memo_of_run() -> Memo:

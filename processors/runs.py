@@ -128,7 +128,8 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
     if offset <= state.last_offset:
         return None
     state.last_offset = offset
-    state.last_time_us = max(state.last_time_us, ledger_time_us)  # the broker's clock may step back
+    if ledger_time_us > state.last_time_us:  # noqa: PLR1730 - max() takes five times as long
+        state.last_time_us = ledger_time_us
     if not state.seen.add(id_tail(event.event_id), event.producer_id, event.producer_seq):
         return None
     out: list[Conclusion] = []

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from agentledger.producers.billing import was_not_billed
 from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_text
-from agentledger.producers.content import describe
 from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
 from agentledger.producers.holds import NO_ESTIMATE, Estimate, Hold
 from agentledger.schemas.errors import MoneyError
@@ -205,11 +204,11 @@ class ModelCall(Call):
 
     def input(self, messages: object) -> None:
         """The request's messages: kept as digest and size."""
-        self.input_digest, self.input_bytes, _ = describe(messages)
+        self.input_digest, self.input_bytes, _ = self.run.digested(messages)
 
     def output(self, answer: object) -> None:
         """The answer: kept as digest and size."""
-        self.output_digest, self.output_bytes, _ = describe(answer)
+        self.output_digest, self.output_bytes, _ = self.run.digested(answer)
 
     def reject(self, reason: str = "") -> None:
         """The model answered, but the harness refuses the answer."""
@@ -263,11 +262,11 @@ class ToolCall(Call):
 
     def arguments(self, value: object) -> None:
         """The arguments: kept as digest and size, and as far as the ledger's redaction lets them through."""
-        self.arguments_digest, self.arguments_bytes, self.arguments_redacted = describe(value, self.run.ledger.redact)
+        self.arguments_digest, self.arguments_bytes, self.arguments_redacted = self.run.content(value)
 
     def result(self, value: object) -> None:
         """The result: kept as digest and size, and as far as the ledger's redaction lets it through."""
-        self.result_digest, self.result_bytes, self.result_redacted = describe(value, self.run.ledger.redact)
+        self.result_digest, self.result_bytes, self.result_redacted = self.run.content(value)
 
     def deny(self, policy_decision_id: str | None = None, reason: str = "") -> None:
         """The tool was not called: a policy, or a person, said no."""

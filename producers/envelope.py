@@ -47,7 +47,7 @@ def record_kind(name: str, registry: SchemaRegistry) -> RecordKind:
 class RunEnvelope:
     """The constants of one run, encoded, and its step counter."""
 
-    __slots__ = ("key", "labels", "next_step", "origin", "run", "run_id", "trace_id", "who")
+    __slots__ = ("actor", "key", "labels", "next_step", "origin", "run", "run_id", "trace_id", "who")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class RunEnvelope:
         labels: Mapping[Any, Any] | None = None,
     ) -> None:
         self.run_id = clean_run_id(run_id)
+        self.actor = clean_text(actor, 1024)
         self.trace_id = trace_id
         self.key = self.run_id.encode()
         self.run = encode_text(self.run_id)

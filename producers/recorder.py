@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from agentledger.producers.bounds import clean_labels
+from agentledger.producers.bounds import clean_labels, clean_text
 from agentledger.producers.budget_guard import RunBudget
 from agentledger.producers.content import Redact, keep_all
 from agentledger.producers.control import Control, ControlSettings
@@ -21,7 +21,7 @@ from agentledger.producers.holds import HoldSettings
 from agentledger.producers.listeners import open_control, open_holds
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.run_facts import RunFacts
-from agentledger.producers.runs import Run
+from agentledger.producers.runs import LIVE, Run
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.events import Event
@@ -31,6 +31,8 @@ from agentledger.schemas.testing.record_producer import FakeRecordProducer
 
 if TYPE_CHECKING:
     from decimal import Decimal
+
+    from agentledger.producers.personal import PersonalFields
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 FLUSH_WAIT_MS_MAX = 10_000  # what an agent's end may wait for its last events; a broker that is away costs that much
@@ -54,7 +56,9 @@ class Ledger:
       AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS (else 127.0.0.1:9092), AGENTLEDGER_SCHEMA_REGISTRY_URL (else the ids that are
       shipped; a registry that is named has to answer now, or SchemaError is raised). `kafka_config` is librdkafka's.
     - `redact` gives what may be kept of arguments and results; `keep_content=True` keeps all. By default an event
-      carries only digest and size.
+      carries only digest and size. `personal` seals named fields under a key of their data subject before that.
+    - `source`: where the runs come from. Of runs that are told afterwards (a recording, a demo) say so by another name:
+      rules that compare clocks, or wait for what comes next, leave those alone.
     - `prices` rates calls for budgets in dollars; by default the prices that are shipped, with those of
       the file AGENTLEDGER_PRICES_FILE before them.
     - `on_emit_problem` hears of what went wrong without stopping the agent; by default the log, a line a minute.
@@ -78,9 +82,11 @@ class Ledger:
         registry_url: str | None = None,
         producer: RecordProducer | None = None,
         clock: Clock | None = None,
+        source: str = LIVE,
         prices: PriceBook | None = None,
         redact: Redact | None = None,
         keep_content: bool = False,
+        personal: PersonalFields | None = None,
         control: ControlSettings | Mapping[str, Any] | Literal["on", "off"] | None = None,
         holds: HoldSettings | Mapping[str, Any] | None = None,
         on_emit_problem: OnProblem = log_problem,
@@ -92,8 +98,10 @@ class Ledger:
         self.actor = actor
         self.labels = clean_labels(labels)
         self.clock: Clock = clock or wall_clock_us
+        self.source = clean_text(source, 1024)
         self.timer: Clock = clock or monotonic_us  # a clock of one's own also tells how long things take
         self.redact = redact or (keep_all if keep_content else None)
+        self.personal = personal
         self._prices = prices
         self._flush_wait_s = flush_wait_ms_max / 1000
         url = os.environ.get("AGENTLEDGER_SCHEMA_REGISTRY_URL", "") if registry_url is None else registry_url

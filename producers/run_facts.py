@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentledger.producers.bounds import clean_float, clean_texts
 from agentledger.producers.calls import Call, ToolCall, enclosing
-from agentledger.producers.content import describe
+from agentledger.producers.content import Content, describe
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import as_event_id, new_event_id
@@ -33,13 +33,28 @@ class RunFacts:
         self.span_id = ""
         self.halted_by: tuple[tuple[str, str], ...] = ()  # (scope, value) of each halt that would stop it
 
+    def content(self, value: object) -> Content:
+        """Digest and size of a value, and its content as far as redaction lets it through."""
+        return describe(self._protected(value), self.ledger.redact)
+
+    def digested(self, value: object) -> Content:
+        """Digest and size of a value."""
+        return describe(self._protected(value))
+
+    def _protected(self, value: object) -> object:
+        """The value with its personal fields sealed: not even a digest is of what was in them."""
+        ledger = self.ledger
+        if ledger.personal is None:
+            return value
+        return ledger.personal.protect(value, tenant_id=ledger.tenant_id, actor=self.envelope.actor)
+
     def policy_decision(
         self, *, policy: str, verdict: str, rule: str = "", enforced: str = "", engine: str = "",
         policy_version: str = "", risk_tier: str = "", reason: str = "", action: str = "", target: str = "",
         input: object = None, latency_ms: float | None = None,  # noqa: A002 - the record's word
     ) -> str:  # fmt: skip
         """A policy engine decided; the decision's event id, for the `policy_decision_id` of what it is about."""
-        digest = "" if input is None else describe(input).digest
+        digest = "" if input is None else self.digested(input).digest
         return self.add(
             events.PolicyDecided(
                 **BLANK_ENVELOPE, engine=engine, policy=policy, policy_version=policy_version, rule=rule,
@@ -66,7 +81,7 @@ class RunFacts:
         """Sources were read that a later step may rest on; its event id. The query is kept as its digest."""
         return self.add(
             events.EvidenceRetrieved(
-                **BLANK_ENVELOPE, source=source, query_digest="" if query is None else describe(query).digest,
+                **BLANK_ENVELOPE, source=source, query_digest="" if query is None else self.digested(query).digest,
                 evidence_ids=clean_texts(evidence_ids), latency_ms=latency_ms,
             )
         )  # fmt: skip
@@ -76,7 +91,7 @@ class RunFacts:
         requested_from: str = "", expires_at: int | None = None,
     ) -> str:  # fmt: skip
         """A person was asked to approve a change; its event id. `expires_at` is in microseconds since 1970."""
-        content = None if change is None else describe(change, self.ledger.redact)
+        content = None if change is None else self.content(change)
         return self.add(
             events.ApprovalRequested(
                 **BLANK_ENVELOPE, approval_id=approval_id, action=action, target=target, risk_tier=risk_tier,
@@ -114,8 +129,8 @@ class RunFacts:
         return self.add(
             events.StateChanged(
                 **BLANK_ENVELOPE, resource=resource, before_ref=before_ref, after_ref=after_ref,
-                before_digest="" if before is None else describe(before).digest,
-                after_digest="" if after is None else describe(after).digest,
+                before_digest="" if before is None else self.digested(before).digest,
+                after_digest="" if after is None else self.digested(after).digest,
                 reversible=reversible, undo=undo,
                 undoes_event_id=self._event_ref("undoes_event_id", undoes_event_id),
                 tool_call_event_id=self._event_ref("tool_call_event_id", tool_call_event_id),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentledger.producers.recorder import Ledger
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-SOURCE = "sdk"
+LIVE = "sdk"  # the source of runs that are recorded while they happen
 
 
 def current_run() -> Run | None:
@@ -76,7 +76,7 @@ class Run(RunCalls):
         self._reason = ""
         self._outer: Token[Run | Call | None] | None = None
         self._facts: dict[str, Any] = {
-            "source": SOURCE,
+            "source": ledger.source,
             "task": task,
             "parent_run_id": parent.run_id if isinstance(parent, Run) else parent or "",
             "prompt_version": prompt_version,

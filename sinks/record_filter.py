@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agentledger.sinks.tables import LEDGER
-
 TIME_US_MAX = 2**62
 
 
@@ -14,21 +12,16 @@ TIME_US_MAX = 2**62
 class RecordFilter:
     """Which records of the spans are wanted: those for which all of this holds; an empty field asks for nothing.
 
-    With `runs_of`: only records of runs that have an event on that topic from `runs_from_us` on and before
-    `runs_to_us` (microseconds). With a tenant, records of no tenant, which are ticks, come too where `with_ticks`.
+    With a tenant, records of no tenant, which are ticks, come too where `with_ticks`.
     """
 
     tenant_id: str = ""
     run_id: str = ""
-    workflow: str = ""
     event_types: tuple[str, ...] = ()
     producer_prefixes: tuple[str, ...] = ()
     occurred_from_us: int = 0  # by the agent's clock; for what is derived, the ledger time of its cause
     occurred_before_us: int = TIME_US_MAX
     with_ticks: bool = False
-    runs_of: str = ""  # the topic whose events say when a run was; empty: no condition of time
-    runs_from_us: int = 0
-    runs_to_us: int = TIME_US_MAX
 
     def condition(self) -> tuple[str, dict[str, Any]]:
         """The condition in SQL and its server-side parameters; empty where everything is wanted."""
@@ -45,20 +38,6 @@ class RecordFilter:
         if self.event_types:
             parts.append("event_type IN {f_types:Array(String)}")
             parameters["f_types"] = list(self.event_types)
-        if self.workflow:  # of a run, and not of each of its records
-            parts.append(
-                f"(tenant_id, run_id) IN (SELECT tenant_id, run_id FROM {LEDGER} "
-                "WHERE workflow = {f_workflow:String})"
-            )
-            parameters["f_workflow"] = self.workflow
-        if self.runs_of:
-            parts.append(
-                f"(tenant_id, run_id) IN (SELECT tenant_id, run_id FROM {LEDGER} WHERE topic = {{f_runs_of:String}} "
-                "AND event_type NOT IN ('', 'Ticked') "
-                "AND ledger_time >= fromUnixTimestamp64Micro({f_from_us:Int64}, 'UTC') "
-                "AND ledger_time < fromUnixTimestamp64Micro({f_to_us:Int64}, 'UTC'))"
-            )
-            parameters |= {"f_runs_of": self.runs_of, "f_from_us": self.runs_from_us, "f_to_us": self.runs_to_us}
         return " AND ".join(f"({part})" for part in parts), parameters
 
     def _own(self) -> tuple[list[str], dict[str, Any]]:

@@ -183,7 +183,7 @@ class MemoryWiring:
             return HoldStage(codec, PARTITIONS)
         return ScopeStage(codec, PARTITIONS, watches_of(self.rules))
 
-    def wrong_columns(self, span: LogSpan) -> Iterator[tuple[int, str]]:
+    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
         yield from ()
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:

@@ -165,7 +165,7 @@ def timed_records(events: list[Event], rng: random.Random, *, forgetting: bool =
             now_ms += gap_ms // 3
             records.append(PackedRecord(len(records), now_ms, CODEC.encode(ticked(now_ms))))
         now_ms += gap_ms
-        records.append(PackedRecord(len(records), now_ms - rng.choice((0, 0, 0, 2)), CODEC.encode(event)))
+        records.append(PackedRecord(len(records), now_ms - rng.choice((0, 0, 0, 0, 2, 5000)), CODEC.encode(event)))
     return records
 
 

@@ -17,11 +17,13 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agentledger.processors.packing import PackedRecord
 from agentledger.processors.programs import EXIT_FAILED
+from agentledger.processors.rules.loading import default_rules
+from agentledger.processors.run_places import is_of_run
 from agentledger.processors.run_state import folded_up_to
 from agentledger.processors.topics import CHANGELOG, PACKER_GROUP, WORKER_GROUP
 from agentledger.schemas.events import Event
 from agentledger.schemas.prices import GenaiPriceBook
-from agentledger.schemas.topics import ALERTS, BUDGETS, EVENTS, PACKED, SPEND
+from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, EVENTS, PACKED, PARTIALS, SPEND
 from tests.run_logs import CODEC, Folded
 
 PARTITIONS = 4
@@ -157,7 +159,7 @@ class Rig:
 
     def expected(self) -> Folded:
         """The pure fold over the log as it is on the broker."""
-        result = Folded(GenaiPriceBook())
+        result = Folded(GenaiPriceBook(), rules=default_rules(), partitions=PARTITIONS)
         for partition, records in sorted(self.read(EVENTS.name).items()):
             result.take([PackedRecord(offset, ms, value) for offset, ms, _, value in records], partition)
         return result
@@ -166,7 +168,7 @@ class Rig:
         """Event id to the contents under it, on all topics of derived events; and how many records there are."""
         contents: dict[str, set[bytes]] = defaultdict(set)
         count = 0
-        for topic in (SPEND.name, BUDGETS.name, ALERTS.name):
+        for topic in (SPEND.name, BUDGETS.name, ALERTS.name, CONTROL.name):
             for records in self.read(topic).values():
                 for _, _, _, value in records:
                     assert value is not None
@@ -174,12 +176,19 @@ class Rig:
                     count += 1
         return contents, count
 
+    def partials(self) -> set[tuple[int | None, bytes, bytes]]:
+        """What was published for stage 2: partition, key and value."""
+        found = self.read(PARTIALS.name).items()
+        return {(partition, key, value or b"") for partition, records in found for _, _, key, value in records}
+
     def states(self) -> dict[bytes, bytes]:
         """The state of each run in the changelog that is folded furthest: what a recovery gives."""
         states: dict[bytes, bytes] = {}
         for records in self.read(CHANGELOG).values():
             for _, _, key, value in records:
                 assert value is not None
+                if not is_of_run(key):
+                    continue  # of the partition as a whole: what it holds depends on batches
                 if key not in states or folded_up_to(value) >= folded_up_to(states[key]):
                     states[key] = value
         return states
@@ -195,7 +204,7 @@ class Rig:
         while True:
             derived, count = self.derived()
             states = self.states()
-            if (derived == wanted and states == expected.states) or time.monotonic() > deadline:
+            if (derived == wanted and states == expected.run_states()) or time.monotonic() > deadline:
                 break
             self.restart_failed()
             time.sleep(0.5)
@@ -204,7 +213,8 @@ class Rig:
         assert derived.keys() - wanted.keys() == set()
         assert wanted.keys() - derived.keys() == set()
         assert derived == wanted
-        assert states == expected.states
+        assert states == expected.run_states()
+        assert self.partials() == {(item.partition, item.key, item.value) for item in expected.partials()}
         return expected, count - len(wanted)
 
 

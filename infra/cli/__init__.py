@@ -41,6 +41,7 @@ _MODULES = {
     "verify-export": "export",
     "access": "access",
     "retention": "retention",
+    "subjects": "subjects",
     "init": "admin",
     "config": "admin",
     "schemas": "admin",

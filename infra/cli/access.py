@@ -25,6 +25,11 @@ def access() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the SQL and run nothing.")
 def apply(dry_run: bool) -> None:
     """Create the roles on the configured server, or make them what this release says they are."""
+    apply_roles(dry_run=dry_run)
+
+
+def apply_roles(*, dry_run: bool = False) -> None:
+    """Create the roles or bring them up to date, and say so. Raises ConfigurationError, StoreError."""
     from agentledger.sinks.access import ROLES, role_name, role_statements
 
     _run(role_statements(), dry_run)
@@ -86,7 +91,7 @@ def _refused(error: Exception) -> AgentledgerError:
     if any(code in str(error) for code in NO_RIGHT):
         return ConfigurationError(
             "this server doesn't let us manage roles and users in SQL",
-            next_step="sign in as one who has ACCESS MANAGEMENT; the local stack has its users already (DATA_DIR/access)",
+            next_step="sign in as one who may (ACCESS MANAGEMENT); the local stack has its users: DATA_DIR/access",
         )
     return store_error(error)
 

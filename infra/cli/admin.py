@@ -16,7 +16,8 @@ from agentledger.schemas.registry import bundled_lock
 
 
 @click.command("init")
-def init() -> None:
+@click.option("--with-roles", is_flag=True, help="Create ClickHouse's roles, too: as agentledger access apply does.")
+def init(*, with_roles: bool) -> None:
     """Create topics and tables on the configured Kafka and ClickHouse; what exists is left alone."""
     from agentledger.infra.endpoints import clickhouse_url, kafka_config
     from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
@@ -30,6 +31,10 @@ def init() -> None:
     click.echo(f"topics created: {', '.join(created) or 'none, all were there'}")
     prepare_clickhouse(clickhouse_url(settings), settings)
     click.echo("tables and views are up to date")
+    if with_roles:
+        from agentledger.infra.cli.access import apply_roles
+
+        apply_roles()
 
 
 @click.command("config")

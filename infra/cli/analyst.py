@@ -57,9 +57,15 @@ def _name_value(param: str) -> tuple[str, str]:
 @click.option("--tenant", default=None, help="Where the same run id exists for several tenants.")
 def run(run_id: str, tenant: str | None) -> None:
     """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
-    from agentledger.sinks import read_trail, timeline
+    from agentledger.schemas.subject_keys import FileSubjectKeys
+    from agentledger.sinks import read_trail, revealed, timeline
 
-    Console().print(timeline(read_trail(connect_reader(load_settings()), run_id, tenant)))
+    settings = load_settings()
+    trail = read_trail(connect_reader(settings), run_id, tenant)
+    folder = settings.subject_keys_folder()
+    if folder.is_dir():  # elsewhere sealed fields stay sealed: that a key is not here doesn't mean that it is destroyed
+        trail = revealed(trail, FileSubjectKeys(folder))
+    Console().print(timeline(trail))
 
 
 @click.command()

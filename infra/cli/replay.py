@@ -172,6 +172,10 @@ def rebuild_command(stages: tuple[str, ...], is_replacing: bool, jobs: int | Non
             f"{one.stage}: {one.states:,} states of {one.partitions} partitions, folded from {one.folded:,} records; "
             f"the group {one.group} goes on from there"
         )
+        if one.published:
+            click.echo(f"  published {one.published:,} conclusions that were not in the ledger yet")
+        if one.different:
+            click.echo(f"  {one.different:,} of the ledger are not as they follow: see agentledger replay")
     return 0
 
 

@@ -49,7 +49,7 @@ def new_key(name: str, out: Path) -> None:
 def show(tenant_id: str | None) -> None:
     """Print the periods and holds of a tenant, and the tombstones of its purges."""
     settings = load_settings()
-    policy = _policy(settings, tenant_id or settings.tenant_id)
+    policy = policy_in_force(settings, tenant_id or settings.tenant_id)
     for data_class, days in policy.days.items():
         click.echo(f"{data_class}: {days} days, records from before {_utc(policy.before_us(data_class, _now_us()))}")
     for name, reason in sorted(policy.holds.items()):
@@ -117,7 +117,7 @@ def plan(tenant_id: str | None, data_class: str, before_text: str, out: Path, ch
     from agentledger.sinks.retention import make_plan
 
     settings = load_settings()
-    policy = _policy(settings, tenant_id or settings.tenant_id)
+    policy = policy_in_force(settings, tenant_id or settings.tenant_id)
     before_us = microseconds(before_text, "--before")
     now_us = _now_us()
     made = make_plan(
@@ -171,7 +171,7 @@ def purge(plan_file: Path, checkpoints: Path | None) -> None:
         )
     signed = check_approved(found, note, _approvers(settings))
     stones, reader = _tombstones(settings, folder), _reader(settings)
-    policy = _policy(settings, found.tenant_id)
+    policy = policy_in_force(settings, found.tenant_id)
     if any(stone.plan == found for stone in stones.found):
         policy.check_no_hold()  # it was begun before: all else was checked then
     else:
@@ -213,7 +213,8 @@ def _decide(settings: Settings, key_file: Path, kind: str, tenant_id: str | None
     click.echo(f"recorded, signed by {key.name}: agentledger retention show prints it when the writer has written it")
 
 
-def _policy(settings: Settings, tenant_id: str) -> Any:
+def policy_in_force(settings: Settings, tenant_id: str) -> Any:
+    """Periods and holds of a tenant, as the ledger has them."""
     from agentledger.sinks.retention import policy_of
 
     return policy_of(_reader(settings), tenant_id, _approvers(settings), _floors(settings))

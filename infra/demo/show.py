@@ -68,6 +68,7 @@ def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, run
             agent_id=agent,
             agent_version=version,
             environment="demo",
+            source="demo",
             tenant_id=settings.tenant_id,
             bootstrap_servers=endpoints.kafka_bootstrap_servers,
             clock=clock,

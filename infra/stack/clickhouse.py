@@ -7,12 +7,14 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from agentledger.infra.stack.access import write_secret
 from agentledger.infra.stack.files import write_atomically
 from agentledger.infra.stack.ports import HOST
 from agentledger.infra.stack.service import Service, python_module
 from agentledger.schemas.errors import StackError
 
 PROBE_SECONDS = 2.0
+USERS_FILE = "users.xml"
 
 
 class ClickHouseService(Service):
@@ -20,10 +22,11 @@ class ClickHouseService(Service):
 
     stop_seconds = 30.0
 
-    def __init__(self, data_dir: Path, http_port: int, native_port: int) -> None:
+    def __init__(self, data_dir: Path, http_port: int, native_port: int, users_xml: str = "") -> None:
         super().__init__("clickhouse", data_dir)
         self.http_port = http_port
         self.native_port = native_port
+        self.users_xml = users_xml
         if find_spec("chdb") is None:
             raise StackError(
                 "no ClickHouse found: it comes inside the chdb wheel", next_step="pip install 'agentledger[local]'"
@@ -38,10 +41,13 @@ class ClickHouseService(Service):
         return self.run_dir
 
     def prepare(self) -> None:
-        """Write config.xml, which the server reads from its working folder."""
+        """Write config.xml and the users file, which the server reads from its working folder."""
         template = resources.files(__package__).joinpath("clickhouse-config.xml").read_text(encoding="utf-8")
         text = template.replace("@HTTP_PORT@", str(self.http_port)).replace("@NATIVE_PORT@", str(self.native_port))
-        write_atomically(self.run_dir / "config.xml", text)
+        users = f"<users_config>{USERS_FILE}</users_config>" if self.users_xml else ""
+        write_atomically(self.run_dir / "config.xml", text.replace("@USERS@", users))
+        if self.users_xml:
+            write_secret(self.run_dir / USERS_FILE, self.users_xml)
 
     def command(self) -> list[str]:
         data = str(self.data_dir / "clickhouse")

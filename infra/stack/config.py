@@ -30,6 +30,7 @@ class StackConfig:
     clickhouse_http_port: int | None = None
     clickhouse_native_port: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
+    users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,9 @@ class Stack:
             broker = MemoryBrokerService(self.data_dir)
         else:
             broker = KafkaService(self.data_dir, ports["kafka"], ports["kafka_controller"], classpath)
-        clickhouse = ClickHouseService(self.data_dir, ports["clickhouse_http"], ports["clickhouse_native"])
+        clickhouse = ClickHouseService(
+            self.data_dir, ports["clickhouse_http"], ports["clickhouse_native"], self.config.users_xml
+        )
         remember_ports(self.data_dir, ports)
         return [broker, clickhouse]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from agentledger.schemas.errors import UsageError
 from tests.bench.report import Figure, write_report
 
-SECTIONS = ("emit", "writer", "worker", "latency", "holds", "control", "watched", "takeover", "evidence", "replay")
+SECTIONS = (
+    "emit", "writer", "worker", "latency", "holds", "control", "watched", "takeover", "evidence", "export", "replay",
+)  # fmt: skip
 REPORT = Path(__file__).parents[2] / "bench.json"
 
 

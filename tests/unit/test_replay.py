@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentledger.infra.replay import ReplayReport, replay
-from agentledger.infra.replay_compare import Comparison, Expected, conclude
+from agentledger.infra.replay_compare import Comparison, Expected
 from agentledger.infra.replay_partials import PartialReader, PartialWriter
-from agentledger.infra.replay_parts import Wanted
 from agentledger.infra.replay_unmatched import Unmatched
+from agentledger.infra.replay_verdict import conclude
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.partial_records import encode_watermark
 from agentledger.schemas.errors import ConfigurationError, LedgerConflictError
 from agentledger.schemas.events import (
@@ -78,7 +79,7 @@ def derived_rows(ledger: MemoryLedger) -> int:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_a_replay_equals_what_was_concluded_live(seed: int) -> None:
     ledger = a_ledger(seed)
@@ -89,7 +90,7 @@ def test_a_replay_equals_what_was_concluded_live(seed: int) -> None:
     assert not report.ahead
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
 def test_what_is_not_written_yet_is_no_difference(seed: int) -> None:
     ledger = a_ledger(seed, settle=False)
@@ -99,7 +100,7 @@ def test_what_is_not_written_yet_is_no_difference(seed: int) -> None:
     assert report.equal.total() == derived_rows(ledger)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=SEEDS, data=st.data())
 def test_any_change_of_a_conclusion_is_named(seed: int, data: st.DataObject) -> None:
     ledger = a_ledger(seed)
@@ -176,7 +177,7 @@ def test_a_removed_event_is_refused() -> None:
         looked_at(ledger)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS, data=st.data())
 def test_a_range_looks_at_what_was_concluded_in_it_and_at_nothing_else(seed: int, data: st.DataObject) -> None:
     ledger = a_ledger(seed)
@@ -193,7 +194,7 @@ def test_a_range_looks_at_what_was_concluded_in_it_and_at_nothing_else(seed: int
     assert report.equal.total() == report.expected == inside
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS)
 def test_one_run_and_one_tenant_can_be_looked_at(seed: int) -> None:
     ledger = a_ledger(seed)
@@ -234,7 +235,7 @@ def test_what_follows_from_an_event_that_is_not_in_the_ledger_yet_is_no_differen
 
 
 @given(count=st.integers(0, 40), in_memory_max=st.integers(1, 10), seed=SEEDS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_what_waits_in_a_file_is_found_again(count: int, in_memory_max: int, seed: int) -> None:
     waiting = Unmatched(in_memory_max)
     keys = [number.to_bytes(4, "big") for number in range(count)]

@@ -13,14 +13,15 @@ import pytest
 from rich.console import Console
 
 from agentledger.infra import replay_report as say
+from agentledger.infra.cli.replay import replay_command
 from agentledger.infra.replay import ReplayReport, replay
 from agentledger.infra.replay_budgets import ReplacedBudgets, read_replaced
-from agentledger.infra.replay_parts import Wanted
 from agentledger.infra.replay_policy import PolicyReport, print_policy, read_policy, try_policy
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES
 from agentledger.infra.replay_tally import Scope, Spend, newly_stopped, no_longer_stopped
+from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.rules.loading import parse_rules
-from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.errors import ConfigurationError, UsageError
 from agentledger.schemas.events import Event, HoldRequested, PolicyDecided, RunStarted
 from agentledger.schemas.testing.price_book import FixedPriceBook
 from agentledger.sinks.replay_source import LedgerRecord
@@ -257,3 +258,21 @@ def test_states_of_a_fold_go_on_as_if_it_had_never_ended(seed: int) -> None:
             assert [item for record in again for item in second.take(record)] == expected
             for stage in (whole, first, second):
                 stage.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prices", "FILE", "--rules", "FILE"], "--prices and --rules at once"),
+        (["--topic", "agentledger.events.v1"], "--topic without --to-topic"),
+        (["--from", "2026-02-01", "--to", "2026-01-01"], "--from is not before --to"),
+        (["--from", "soon"], "no day or time"),
+        (["--to-topic", "copy", "--topic", "other"], "other is not in the ledger"),
+    ],
+)
+def test_what_the_command_line_cannot_work_with_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("{}", "utf-8")
+    given = [str(file) if argument == "FILE" else argument for argument in arguments]
+    with pytest.raises(UsageError, match=message):
+        replay_command.main(given, standalone_mode=False)
