@@ -402,6 +402,18 @@ class PolicyDecided(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class RetentionRecorded(Event):
+    """How long something is kept was decided or held, or something was purged or erased."""
+
+    kind: str = ""
+    data_class: str = ""
+    days: int | None = None
+    reason: str = ""
+    issued_by: str = ""
+    statement: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
 class RunFinished(Event):
     """A run ended."""
 
@@ -518,6 +530,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "OutcomeCosted": OutcomeCosted,
     "OutcomeRecorded": OutcomeRecorded,
     "PolicyDecided": PolicyDecided,
+    "RetentionRecorded": RetentionRecorded,
     "RunFinished": RunFinished,
     "RunStarted": RunStarted,
     "StateChanged": StateChanged,

@@ -110,3 +110,26 @@ class PriceBook(Protocol):
 
     def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
         """Every price of the model at that time, by tier and size of the prompt; empty where it has none."""
+
+
+class SubjectKey(NamedTuple):
+    """The key of one data subject of a tenant. `key_id` is 32 random hex digits."""
+
+    key_id: str
+    key: bytes
+
+
+class SubjectKeys(Protocol):
+    """Keeps the keys of data subjects, and destroys them. Raises StoreError where it can't be reached."""
+
+    def key_for(self, tenant_id: str, subject: str) -> SubjectKey:
+        """The subject's key; made where it has none, or none any more. Two who ask at once get the same."""
+
+    def key_of(self, key_id: str) -> bytes | None:
+        """The key of this id; None where it was destroyed or never was."""
+
+    def key_id_of(self, tenant_id: str, subject: str) -> str | None:
+        """The id of the subject's key; None where it has none. Makes none."""
+
+    def erase(self, tenant_id: str, subject: str) -> str | None:
+        """Destroy the subject's key for good; its id, or None where there was none. Returns when it is gone."""

@@ -55,6 +55,7 @@ _DERIVED = {
     "ControlIssued": CONTROL,
     "CheckpointSigned": INTEGRITY,
     "GapDetected": INTEGRITY,
+    "RetentionRecorded": INTEGRITY,
 }
 
 

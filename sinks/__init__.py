@@ -5,7 +5,7 @@ from agentledger.sinks.cost_report import comparison_record, comparison_table, c
 from agentledger.sinks.migrations import migrate
 from agentledger.sinks.queries import query
 from agentledger.sinks.result_text import print_result
-from agentledger.sinks.run_trail import read_trail
+from agentledger.sinks.run_trail import read_trail, revealed
 from agentledger.sinks.scoreboard import scoreboard, scoreboard_rows
 from agentledger.sinks.timeline import timeline
 from agentledger.sinks.writer import WriterConfig, run_writer
@@ -24,6 +24,7 @@ __all__ = [
     "print_result",
     "query",
     "read_trail",
+    "revealed",
     "run_writer",
     "scoreboard",
     "scoreboard_rows",

@@ -1,54 +1,62 @@
 """Writes an export: files to work with, the evidence for every record in them, and a signed manifest of it all.
 
 Every file is streamed from ClickHouse to disk and takes its name when it is whole. A run that was cut off goes on with
-the first file that is missing. The manifest's signature is written last: without it nothing verifies.
+the first part that is missing. Before anything is signed, the evidence is read back from disk and leads to the signed
+roots; the manifest's signature is written last: without it nothing verifies.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from agentledger.schemas.catalogue import schema_sha256, schema_text
 from agentledger.schemas.checkpoints import Checkpoint
-from agentledger.schemas.compact_range import CompactRange
-from agentledger.schemas.errors import IntegrityError, StoreError, UsageError
+from agentledger.schemas.errors import ConfigurationError, IntegrityError, StoreError, UsageError
 from agentledger.schemas.hashing import canonical_json
-from agentledger.schemas.merkle import prove_consistency, prove_inclusion
-from agentledger.schemas.notes import Note, SignerKey, encode_base64, sign_note
-from agentledger.schemas.ports import SchemaRegistry
+from agentledger.schemas.heads import Bundle
+from agentledger.schemas.notes import Note, SignerKey, sign_note
+from agentledger.schemas.ports import Clock, SchemaRegistry
 from agentledger.sinks import verify_export
 from agentledger.sinks.chain import Chain
-from agentledger.sinks.export_columns import data_columns
-from agentledger.sinks.export_plan import FORMATS, Chunk, ExportRequest, LogRange, log_ranges, parts_of, where
+from agentledger.sinks.export_columns import data_columns, selection
+from agentledger.sinks.export_event import ExportFacts
+from agentledger.sinks.export_plan import FORMATS, OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan
+from agentledger.sinks.export_proofs import ExportProofs
 from agentledger.sinks.export_readme import readme
+from agentledger.sinks.export_rows import RecordReader, ocsf_lines
 from agentledger.sinks.key_files import sync_folder, write_synced
-from agentledger.sinks.leaves import READ_LEAVES_MAX, ClickHouseLeafReader
-from agentledger.sinks.proofs import NO_SCHEMA, nodes_of
+from agentledger.sinks.leaves import ClickHouseLeafReader
+from agentledger.sinks.proofs import NO_SCHEMA
 from agentledger.sinks.tables import LEDGER
+from agentledger.sinks.verify_export import BROKEN, Records, read_hidden, read_records
 
 STATE = ".export.json"
 BLOCK_BYTES = 1 << 20
+# Snappy is what pandas and Spark write, too: ClickHouse's own choice, zstd, takes a third more time for the same rows.
 SETTINGS = (
-    "SETTINGS http_wait_end_of_query = 1, output_format_json_quote_64bit_integers = 0, "
-    "output_format_avro_codec = 'deflate'"
+    "SETTINGS output_format_parquet_compression_method = 'snappy', "
+    "output_format_json_quote_64bit_integers = 0, output_format_avro_codec = 'deflate', "
+    "output_format_avro_string_column_pattern = '.*', prefer_column_name_to_alias = 1"
 )
 _EVIDENCE = (
-    "log_index, offset, toUnixTimestamp64Micro(ledger_time), lower(hex(schema_sha256)), lower(hex(key_sha256)), "
-    "lower(hex(headers_sha256)), base64Encode(raw)"
+    "toUInt32({log}), log_index, offset, toUnixTimestamp64Micro(ledger_time), schema_sha256, key_sha256, "
+    "headers_sha256, raw"
 )
 
 
 class Export:
-    """One export into one folder. `progress` is told how many records are done."""
+    """One export into one folder. `announce` is told of it before it is signed, and returns when that is durable."""
 
     def __init__(
         self,
@@ -58,16 +66,22 @@ class Export:
         request: ExportRequest,
         *,
         key: SignerKey,
-        previous_size: int = 0,
+        clock: Clock,
+        announce: Callable[[ExportFacts], None],
+        previous: Path | None = None,
     ) -> None:
         self._reader = reader
         self._registry = registry
         self._chain = chain
         self._request = request
         self._key = key
-        self._previous_size = previous_size
+        self._clock = clock
+        self._announce = announce
+        self._keys = [verify_export.Key(str(one)) for one in (key.verifier, *chain.state.keys)]
+        self._previous = self._read_previous(previous) if previous is not None else None
         self._folder = request.out
         self._state: dict[str, Any] = {}
+        self.unsigned = 0  # records of the range that are not under the checkpoint, and not in the export
 
     def write(self, start: Callable[[int], None], progress: Callable[[int], None]) -> dict[str, Any]:
         """Write everything; what `verify_export` finds in it. `start` is told how many records are looked at.
@@ -75,91 +89,179 @@ class Export:
         Raises UsageError where the folder is in use or nothing is asked for, IntegrityError where the ledger isn't what
         was signed: then no export is left that verifies.
         """
-        self._begin()
-        ranges = log_ranges(self._reader, self._chain, self._state["size"], self._request)
-        parts = parts_of(ranges)
-        start(sum(one.behind - one.first for one in ranges))
-        kinds = self._kinds(ranges)
-        if not sum(count for _, count in kinds.values()):
-            self._remove_state()
-            raise UsageError("nothing to export: no signed record is in this range", next_step="look at events")
-        columns = data_columns(self._request.file_format, [json.loads(text) for text, _ in kinds.values() if text])
-        for number, part in enumerate(parts, 1):
-            if str(number) not in self._state["parts"]:
-                self._state["parts"][str(number)] = self._part(number, part, ranges, columns)
-                self._save()
-            progress(sum(chunk.behind - chunk.first for chunk in part))
-        self._finish(ranges, kinds)
-        return self._checked()
+        try:
+            lock = self._begin()
+            try:
+                return self._write_all(start, progress)
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise StoreError(
+                f"the export can't be written: {error.strerror or error}", where=str(self._folder),
+                next_step="make room, and ask for the same export again: it goes on where it was",
+            ) from None  # fmt: skip
 
-    def _begin(self) -> None:
-        """Take the folder, or go on with what was begun there."""
+    def _write_all(self, start: Callable[[int], None], progress: Callable[[int], None]) -> dict[str, Any]:
+        ranges, self.unsigned = log_ranges(self._reader, self._chain, self._state["size"], self._request)
+        parts = self._plan(ranges)
+        start(sum(one.behind - one.first for one in ranges))
+        if not any(chunk.shown for part in parts for chunk in part):
+            self._give_up()
+            raise UsageError("nothing to export: no signed record is in this range", next_step="ask for another range")
+        if "schemas" not in self._state:
+            self._state |= {"schemas": self._schemas(), "plan": parts}
+            self._save()
+        manifest = self._manifest(ranges)
+        checkpoint = Checkpoint.parse(Note.parse(manifest["checkpoint"]).text)
+        with self._as_signed():
+            records = Records(manifest, (checkpoint.size, checkpoint.root))
+        with ThreadPoolExecutor(1, "export") as pool:
+            for number, part in enumerate(parts, 1):
+                self._part(number, part, manifest, records, pool)
+                progress(sum(chunk.behind - chunk.first for chunk in part))
+        manifest |= {"counts": records.counts, "complete": records.hidden == 0}
+        with self._as_signed():
+            records.finish()
+            found = verify_export.summary(
+                manifest, records, (checkpoint.size, checkpoint.root), continues=self._previous is not None
+            )
+        self._finish(manifest, found)
+        return found
+
+    def _plan(self, ranges: list[LogRange]) -> list[list[Chunk]]:
+        """The parts: those that were planned when the export was begun, whatever has been written since."""
+        if "plan" in self._state:
+            return [[Chunk(*chunk) for chunk in part] for part in self._state["plan"]]
+        return plan(self._reader, ranges, self._request)
+
+    @contextlib.contextmanager
+    def _as_signed(self) -> Iterator[None]:
+        """What doesn't verify here never will: the ledger is to blame, not the export."""
+        try:
+            yield
+        except BROKEN as error:
+            raise IntegrityError(
+                f"the ledger isn't what was signed: {error}", where=str(self._folder),
+                next_step="run: agentledger verify --all",
+            ) from None  # fmt: skip
+
+    def _begin(self) -> int:
+        """Take the folder, or go on with what was begun there; what holds its lock."""
+        if not self._chain.bundles:
+            raise UsageError("nothing is signed yet", next_step="agentledger signer --once")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise UsageError(f"the folder can't be made: {error.strerror}", where=str(self._folder)) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
+        except BlockingIOError:
+            os.close(lock)
+            raise UsageError("another export is being written there", where=str(self._folder)) from None
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _take(self) -> None:
         path = self._folder / STATE
-        wanted = {"query": self._request.as_json(), "previous_size": self._previous_size}
+        wanted = {"query": self._request.as_json(), "previous_size": self._previous["size"] if self._previous else 0}
         if path.exists():
             self._state = json.loads(path.read_text("utf-8"))
-            if {name: self._state[name] for name in wanted} != wanted:
+            if {name: self._state.get(name) for name in wanted} != wanted:
                 raise UsageError(
                     "another export was begun in this folder", where=str(self._folder),
                     next_step="ask for the same again to finish it, or give an empty folder",
                 )  # fmt: skip
             return
-        if self._folder.exists() and (not self._folder.is_dir() or self._is_used()):
+        if any(one.name != f".{STATE}.new" for one in self._folder.iterdir()):
             raise UsageError(
                 "the folder is not empty", where=str(self._folder), next_step="give one that is, or a new one"
             )
-        if not self._chain.bundles:
-            raise UsageError("nothing is signed yet", next_step="agentledger signer --once")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._state = {**wanted, "size": self._chain.bundles[-1].size, "parts": {}}
+        size = self._chain.bundles[-1].size
+        if self._previous and self._previous["size"] > size:
+            raise UsageError("the previous export is of a later checkpoint than those at hand")
+        self._state = {**wanted, "size": size, "created_us": self._clock(), "parts": {}}
         self._save()
-
-    def _is_used(self) -> bool:
-        """Whether anything is in the folder but what an export left that was killed as it began."""
-        return any(path.name != f".{STATE}.new" for path in self._folder.iterdir())
 
     def _save(self) -> None:
         write_synced(self._folder / STATE, json.dumps(self._state), 0o600)
 
-    def _remove_state(self) -> None:
-        for left_over in (*self._folder.glob(".*.new"), self._folder / STATE):
-            left_over.unlink()
+    def _give_up(self) -> None:
+        """Leave the folder as it was: empty."""
+        (self._folder / STATE).unlink()
         sync_folder(self._folder)
 
-    def _part(self, number: int, part: list[Chunk], ranges: list[LogRange], columns: str) -> list[dict[str, Any]]:
-        """Write the files of one part; their entries in the manifest."""
-        request, condition = self._request, self._request.condition()
-        places = " OR ".join(f"({_rows(ranges, chunk)})" for chunk in part)
-        data_format = FORMATS[request.file_format]
-        query = (
-            f"SELECT {columns} FROM {LEDGER} WHERE ({places}) AND event_type != '' AND {condition} "
-            f"FORMAT {data_format} {SETTINGS}"
+    def _part(
+        self, number: int, part: list[Chunk], manifest: dict[str, Any], records: Records, pool: ThreadPoolExecutor
+    ) -> None:
+        """Write the files of one part if they aren't there, and check its evidence as it is on disk."""
+        known = self._state["parts"].get(str(number))
+        is_shown, is_hidden = any(chunk.shown for chunk in part), any(chunk.hidden for chunk in part)
+        evidence, hidden = (self._folder / f"{kind}-{number:06}.bin" for kind in ("evidence", "hidden"))
+        data: Future[dict[str, Any]] | None = None
+        files: list[dict[str, Any]] = []
+        if known is None:
+            if is_shown and self._request.file_format != OCSF:
+                data = pool.submit(self._write, self._data_name(number), self._data(part, manifest))
+            if is_shown:
+                files.append(self._write(evidence.name, self._evidence(part, manifest)))
+            if is_hidden:
+                files.append(self._write(hidden.name, self._hidden(part, manifest)))
+            if is_shown and self._request.file_format == OCSF:
+                data = pool.submit(self._write, self._data_name(number), self._ocsf(evidence, manifest))
+        with self._as_signed():  # while ClickHouse writes the data
+            shown = read_records(evidence) if is_shown else iter(())
+            records.take(shown, read_hidden(hidden) if is_hidden else iter(()))
+        if known is None:
+            self._state["parts"][str(number)] = [*([data.result()] if data else []), *files]
+            self._save()
+
+    def _data_name(self, number: int) -> str:
+        return f"data-{number:06}.{self._request.ending}"
+
+    def _data(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
+        schemas = [json.loads(text) for text in manifest["schemas"].values()]
+        columns = selection(data_columns(self._request.file_format, schemas))
+        places = " OR ".join(f"({self._rows(manifest, chunk)})" for chunk in part)
+        return self._stream(
+            f"SELECT {columns} FROM {LEDGER} WHERE ({places}) AND event_type != '' AND {self._request.condition()} "
+            f"ORDER BY topic, topic_id, partition, log_index FORMAT {FORMATS[self._request.file_format]} {SETTINGS}"
         )
-        files = [self._write(f"data-{number:06}.{request.file_format}", self._stream(query))]
-        files.append(self._write(f"evidence-{number:06}.jsonl", self._evidence(part, ranges, condition)))
-        if request.is_filtered:
-            files.append(self._write(f"hidden-{number:06}.jsonl", self._hidden(part, ranges, condition)))
-        return files
 
-    def _evidence(self, part: list[Chunk], ranges: list[LogRange], condition: str) -> Iterator[bytes]:
-        """A line for each record that is shown: what its leaf commits to, and its bytes."""
+    def _evidence(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
+        """What the leaf of each record that is shown commits to, and its bytes."""
         for chunk in part:
-            yield from self._stream(
-                f"SELECT {chunk.log}, {_EVIDENCE} FROM {LEDGER} WHERE {_rows(ranges, chunk)} AND {condition} "
-                f"ORDER BY log_index FORMAT JSONCompactEachRow {SETTINGS}"
-            )
+            if chunk.shown:
+                yield from self._stream(
+                    f"SELECT {_EVIDENCE.format(log=chunk.log)} FROM {LEDGER} WHERE {self._rows(manifest, chunk)} "
+                    f"AND {self._request.condition()} ORDER BY log_index FORMAT RowBinary"
+                )
 
-    def _hidden(self, part: list[Chunk], ranges: list[LogRange], condition: str) -> Iterator[bytes]:
-        """A line for each run of records that are not shown: the hashes that stand for them."""
+    def _hidden(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
+        """The leaf of each record that is not shown."""
         for chunk in part:
-            rows = self._reader.query(
-                f"SELECT log_index, leaf_hash FROM {LEDGER} WHERE {_rows(ranges, chunk)} AND NOT ({condition}) "
-                "ORDER BY log_index",
-                self._request.parameters(),
-            )
-            for run in _runs(rows):
-                hashes = [encode_base64(one) for one in run.hashes]
-                yield canonical_json([chunk.log, run.first, run.behind, hashes]) + b"\n"
+            if chunk.hidden:
+                yield from self._stream(
+                    f"SELECT toUInt32({chunk.log}), log_index, leaf_hash FROM {LEDGER} "
+                    f"WHERE {self._rows(manifest, chunk)} AND NOT ({self._request.condition()}) "
+                    "ORDER BY log_index FORMAT RowBinary"
+                )
+
+    def _ocsf(self, evidence: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
+        words = [given["head"].split(" ") for given in manifest["logs"]]
+        reader = RecordReader(manifest["schemas"])
+        return ocsf_lines(reader, read_records(evidence), lambda log: (words[log][1], int(words[log][3])))
+
+    def _rows(self, manifest: dict[str, Any], chunk: Chunk) -> str:
+        """The condition for the rows of a chunk. What is in it was checked when the head was read."""
+        _, _, topic_id, partition, *_ = manifest["logs"][chunk.log]["head"].split(" ")
+        return (
+            f"topic_id = toUUID('{topic_id}') AND partition = {int(partition)} "
+            f"AND log_index >= {chunk.first} AND log_index < {chunk.behind} AND {self._request.times()}"
+        )
 
     def _stream(self, query: str) -> Iterator[bytes]:
         """A query's answer, block by block. Raises StoreError."""
@@ -167,9 +269,10 @@ class Export:
             with self._reader.stream(query, self._request.parameters()) as answer:
                 while block := answer.read(BLOCK_BYTES):
                     yield block
-        except (ClickHouseError, OSError) as error:
+        except (ClickHouseError, HTTPError, ConnectionError, TimeoutError) as error:
             raise StoreError(
-                f"ClickHouse: {str(error)[:300]}", next_step="ask for the same export again: it goes on where it was"
+                f"ClickHouse: {(str(error).splitlines() or [''])[0][:300]}",
+                next_step="ask for the same export again: it goes on where it was",
             ) from None
 
     def _write(self, name: str, blocks: Iterable[bytes]) -> dict[str, Any]:
@@ -188,141 +291,76 @@ class Export:
         sync_folder(self._folder)
         return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
 
-    def _kinds(self, ranges: list[LogRange]) -> dict[str, tuple[str, int]]:
-        """By the SHA-256 of a writer schema: its text (none for unreadable records), and how many are exported."""
-        found: dict[str, tuple[str, int]] = {}
-        for one in ranges:
-            rows = self._reader.query(
-                f"SELECT schema_sha256, any(schema_id), count() FROM {LEDGER} WHERE {where(one.head)} "
-                f"AND log_index >= {one.first} AND log_index < {one.behind} AND {self._request.condition()} "
-                "GROUP BY schema_sha256 ORDER BY 1",
-                self._request.parameters(),
-            )
-            for digest, schema_id, count in rows:
-                text = ""
-                if bytes(digest) != NO_SCHEMA:
-                    schema = self._registry.schema_of(schema_id)
-                    text = schema_text(schema)
-                    if schema_sha256(schema) != bytes(digest):
-                        raise IntegrityError(
-                            f"schema {schema_id} is not the one that records were written with",
-                            where=one.head.topic, next_step="run: agentledger verify --all",
-                        )  # fmt: skip
-                known = found.get(bytes(digest).hex(), (text, 0))
-                found[bytes(digest).hex()] = text, known[1] + count
-        return found
-
-    def _finish(self, ranges: list[LogRange], kinds: dict[str, tuple[str, int]]) -> None:
-        size = self._state["size"]
-        bundle = next(one for one in self._chain.bundles if one.size == size)
-        origin = Checkpoint.parse(Note.parse(bundle.note).text).origin
-        counts: dict[str, int] = {}
-        for text, count in kinds.values():
-            name = json.loads(text)["name"] if text else "unreadable"
-            counts[name] = counts.get(name, 0) + count
-        own = Path(verify_export.__file__)
-        files = [file for number in sorted(self._state["parts"], key=int) for file in self._state["parts"][number]]
-        text = readme(self._request, origin, counts, [file["name"] for file in files])
-        files.append(self._write("README.txt", [text.encode()]))
-        files.append(self._write("verify_export.py", [own.read_bytes()]))
-        nodes = nodes_of(self._chain.leaf_hashes[:size])
-        previous = None
-        if self._previous_size:
-            hashes = prove_consistency(self._previous_size, size, nodes)
-            previous = {"size": self._previous_size, "hashes": [encode_base64(one) for one in hashes]}
-        total = sum(one.behind - one.first for one in ranges)
-        manifest = canonical_json(
-            {
-                "format": verify_export.FORMAT, "origin": origin, "created_us": str(time.time_ns() // 1000),
-                "query": self._request.as_json(), "complete": sum(counts.values()) == total, "counts": counts,
-                "files": files, "schemas": {digest: text for digest, (text, _) in kinds.items() if text},
-                "checkpoint": bundle.note, "previous": previous,
-                "logs": [self._log(one, prove_inclusion(one.place, size, nodes)) for one in ranges],
-            }
-        )  # fmt: skip
-        self._write(verify_export.MANIFEST, [manifest])
-        signed = f"{verify_export.FORMAT}\n{hashlib.sha256(manifest).hexdigest()}\n"
-        self._write(verify_export.SIGNATURE, [sign_note(signed, [self._key]).encode()])
-        self._remove_state()
-
-    def _log(self, one: LogRange, head_hashes: Sequence[bytes]) -> dict[str, Any]:
-        """A log's entry in the manifest: its range, its head, and the hashes on both sides of the range."""
-        before = self._boundary(one, one.first - 1) if one.first else None
-        after = self._boundary(one, one.behind) if one.behind < one.head.size else None
-        left = self._range(one, 0, one.first - (1 if before else 0))
-        right = self._range(one, one.behind + (1 if after else 0), one.head.size)
-        return {
-            "head": one.head.line(), "head_place": one.place, "head_hashes": [encode_base64(h) for h in head_hashes],
-            "first": one.first, "behind": one.behind, "before": before, "after": after,
-            "left": [encode_base64(h) for h in left.hashes], "right": [encode_base64(h) for h in right.hashes],
-        }  # fmt: skip
-
-    def _range(self, one: LogRange, first: int, behind: int) -> CompactRange:
-        found = CompactRange(first)
-        for start in range(first, behind, READ_LEAVES_MAX):
-            found.extend(self._reader.leaves(one.head.log, start, min(behind, start + READ_LEAVES_MAX)))
-        return found
-
-    def _boundary(self, one: LogRange, index: int) -> list[Any]:
-        """A record next to the range: what its leaf commits to, without its bytes."""
+    def _schemas(self) -> dict[str, str]:
+        """The writer schemas of what is exported: SHA-256 to text."""
         rows = self._reader.query(
-            "SELECT log_index, offset, toUnixTimestamp64Micro(ledger_time), base64Encode(substring(raw, 6, 37)), "
-            "lower(hex(schema_sha256)), lower(hex(key_sha256)), lower(hex(headers_sha256)), lower(hex(value_sha256)) "
-            f"FROM {LEDGER} WHERE {where(one.head)} AND log_index = {index}"
+            f"SELECT schema_sha256, any(schema_id), any(topic) FROM {LEDGER} "
+            f"WHERE {self._request.times()} AND {self._request.condition()} GROUP BY schema_sha256 ORDER BY 1",
+            self._request.parameters(),
         )
-        if len(rows) != 1:
-            raise IntegrityError(
-                f"index {index} is there {len(rows)} times", where=one.head.topic,
-                next_step="run: agentledger verify --all",
-            )  # fmt: skip
-        found, offset, time_us, start, *digests = rows[0]
-        match = verify_export.EVENT_ID.match(verify_export.decode(start))
-        event_id = match.group(1).decode() if match is not None and digests[0] != verify_export.NO_SCHEMA else ""
-        return [found, offset, time_us, event_id, *digests]
+        found: dict[str, str] = {}
+        for digest, schema_id, topic in rows:
+            if bytes(digest) == NO_SCHEMA:
+                continue
+            schema = self._registry.schema_of(schema_id)
+            if schema_sha256(schema) != bytes(digest):
+                raise IntegrityError(
+                    f"schema {schema_id} is not the one that records were written with", where=topic,
+                    next_step="run: agentledger verify --all",
+                )  # fmt: skip
+            found[bytes(digest).hex()] = schema_text(schema)
+        return found
 
-    def _checked(self) -> dict[str, Any]:
-        """What an auditor will find. Raises IntegrityError, and takes the signature back, where that is nothing."""
+    def _bundle(self) -> Bundle:
+        for bundle in self._chain.bundles:
+            if bundle.size == self._state["size"]:
+                return bundle
+        raise ConfigurationError(
+            "the checkpoint that this export was begun with is no longer at hand", where=str(self._folder),
+            next_step="give the same --checkpoints, or begin in an empty folder",
+        )  # fmt: skip
+
+    def _manifest(self, ranges: list[LogRange]) -> dict[str, Any]:
+        """The manifest, but for its files, and for what is known when all is read."""
+        bundle = self._bundle()
+        proofs = ExportProofs(self._reader, self._chain, bundle)
+        manifest = {
+            "format": verify_export.FORMAT, "origin": Checkpoint.parse(Note.parse(bundle.note).text).origin,
+            "created_us": self._state["created_us"], "query": self._request.as_json(),
+            "schemas": self._state["schemas"], "checkpoint": bundle.note, **proofs.of_checkpoint(),
+            "previous": proofs.since(self._previous["size"]) if self._previous else None,
+            "logs": [proofs.of_log(one) for one in ranges],
+        }  # fmt: skip
+        if self._previous:
+            with self._as_signed():
+                verify_export.check_previous(manifest, self._previous["manifest"], self._keys)
+        return manifest
+
+    def _finish(self, manifest: dict[str, Any], found: dict[str, Any]) -> None:
+        """Write what names all files, tell of the export, and sign it."""
+        files = [file for number in sorted(self._state["parts"], key=int) for file in self._state["parts"][number]]
+        text = readme(self._request, manifest, [file["name"] for file in files])
+        files.append(self._write("README.txt", [text.encode()]))
+        files.append(self._write("verify_export.py", [Path(verify_export.__file__).read_bytes()]))
+        whole = canonical_json({**manifest, "files": files})
+        self._write(verify_export.MANIFEST, [whole])
+        digest = hashlib.sha256(whole).hexdigest()
+        self._announce(ExportFacts(manifest["origin"], digest, manifest["created_us"], found))
+        for left in self._folder.glob(".*.new"):  # of a run that was cut off
+            left.unlink()
+        signed = sign_note(f"{verify_export.FORMAT}\n{digest}\n", [self._key])
+        self._write(verify_export.SIGNATURE, [signed.encode()])
+        self._give_up()
+
+    def _read_previous(self, folder: Path) -> dict[str, Any]:
         try:
-            return verify_export.verify_export(self._folder, [verify_export.Key(str(self._key.verifier))] + [
-                verify_export.Key(str(key)) for key in self._chain.state.keys
-            ])  # fmt: skip
-        except verify_export.BadExportError as error:
-            (self._folder / verify_export.SIGNATURE).unlink()
-            raise IntegrityError(
-                f"the ledger isn't what was signed: {error}", where=str(self._folder),
-                next_step="run: agentledger verify --all",
-            ) from None  # fmt: skip
+            manifest = verify_export.read_manifest(folder, self._keys)
+            size, _ = verify_export.check_checkpoint(manifest, self._keys)
+        except BROKEN as error:
+            raise UsageError(f"the previous export can't be used: {error}", where=str(folder)) from None
+        return {"manifest": manifest, "size": size}
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what an export left that was given up. Raises UsageError where the folder is none of these."""
-    if not (folder / STATE).exists():
-        raise UsageError("no export was begun here", where=str(folder))
-    shutil.rmtree(folder)
-
-
-def _rows(ranges: list[LogRange], chunk: Chunk) -> str:
-    """The condition for the rows of a chunk."""
-    return f"{where(ranges[chunk.log].head)} AND log_index >= {chunk.first} AND log_index < {chunk.behind}"
-
-
-def _runs(rows: Iterable[tuple[int, bytes]]) -> Iterator[CompactRange]:
-    """Ascending (index, leaf) as ranges without a hole."""
-    leaves: list[bytes] = []
-    first = behind = 0
-    for index, leaf in rows:
-        if leaves and index != behind:
-            yield _range_of(first, leaves)
-            leaves = []
-        if not leaves:
-            first = index
-        leaves.append(bytes(leaf))
-        behind = index + 1
-    if leaves:
-        yield _range_of(first, leaves)
-
-
-def _range_of(first: int, leaves: list[bytes]) -> CompactRange:
-    found = CompactRange(first)
-    found.extend(leaves)
-    return found
+def files_of(manifest: dict[str, Any], kind: str) -> Sequence[str]:
+    """The names of an export's files of one kind: data, evidence or hidden."""
+    return [file["name"] for file in manifest["files"] if file["name"].startswith(f"{kind}-")]

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.errors import UsageError
-from agentledger.schemas.heads import Head
+from agentledger.schemas.heads import Head, LogId
 from agentledger.sinks.chain import Chain
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.tables import LEDGER
 
-FORMATS = {"parquet": "Parquet", "jsonl": "JSONEachRow", "csv": "CSVWithNames", "avro": "Avro"}
-PART_ROWS_MAX = 200_000  # of one file: some 100 MB of evidence
-CHUNK_ROWS_MAX = 50_000  # of one log in one query: sorted in the server's memory
+OCSF = "ocsf"
+FORMATS = {
+    "parquet": "Parquet", "jsonl": "JSONEachRow", "csv": "CSVWithNames", "avro": "Avro", OCSF: "",
+}  # fmt: skip
+ENDINGS = {OCSF: "ocsf.jsonl"}
+TIME_US_MAX = 2**53  # the year 2255: beyond it, JSON has no exact number
+TEXT_CHARACTERS_MAX = 1000  # of a tenant or a run that is asked for
+
+BLOCK_ROWS = 1000  # of one log: the smallest thing that is planned; 1 GB where each record is as large as can be
+PART_ROWS_MAX = 200_000  # shown in the files of one part
+PART_BYTES_MAX = 128 * 1024 * 1024
+CHUNK_ROWS_MAX = 100_000  # of one log in one query: sorted in the server's memory
+CHUNK_BYTES_MAX = 64 * 1024 * 1024
+HIDDEN_MAX = 2_000_000  # leaves in one file: 88 MB
+RECORD_BYTES = 128  # around a value in an evidence file
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export. Times are ledger times, microseconds; None and empty ask for all."""
+    """What to export. Times are ledger times, microseconds; None and empty ask for all. Raises UsageError."""
 
     out: Path
     file_format: str
@@ -29,10 +43,31 @@ class ExportRequest:
     run_id: str = ""
     event_types: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.file_format not in FORMATS:
+            raise UsageError(f"--format {self.file_format!r} is none", next_step=f"take one of {', '.join(FORMATS)}")
+        for option, time_us in (("--from", self.from_us), ("--to", self.to_us)):
+            if time_us is not None and not 0 <= time_us < TIME_US_MAX:
+                raise UsageError(f"{option} is no time that a ledger can have", next_step="take one from 1970 to 2255")
+        if self.from_us is not None and self.to_us is not None and self.from_us >= self.to_us:
+            raise UsageError("--from must be earlier than --to")
+        for option, text in (("--tenant", self.tenant_id), ("--run", self.run_id)):
+            if len(text) > TEXT_CHARACTERS_MAX or not _is_unicode(text):
+                raise UsageError(f"{option} can't be one: it is too long, or not text")
+        known = current_schemas()
+        for name in self.event_types:
+            if name not in known:
+                raise UsageError(f"--type {name[:80]!r} is no record", next_step=f"take some of {', '.join(known)}")
+
     @property
     def is_filtered(self) -> bool:
         """Whether records inside the range of time are left out."""
         return bool(self.tenant_id or self.run_id or self.event_types)
+
+    @property
+    def ending(self) -> str:
+        """How the names of data files end."""
+        return ENDINGS.get(self.file_format, self.file_format)
 
     def as_json(self) -> dict[str, Any]:
         """The query as the manifest has it."""
@@ -41,8 +76,15 @@ class ExportRequest:
             "event_types": list(self.event_types), "format": self.file_format,
         }  # fmt: skip
 
+    def times(self) -> str:
+        """The range of time in SQL; its values are among `parameters`."""
+        return (
+            "ledger_time >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC') "
+            "AND ledger_time < fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')"
+        )
+
     def condition(self) -> str:
-        """The filter in SQL; its values are `parameters`."""
+        """The filter in SQL, of constants alone; its values are `parameters`, which travel beside it."""
         parts = ["1"]
         if self.tenant_id:
             parts.append("tenant_id = {tenant_id:String}")
@@ -53,8 +95,11 @@ class ExportRequest:
         return " AND ".join(parts)
 
     def parameters(self) -> dict[str, Any]:
-        """The values of `condition`."""
-        return {"tenant_id": self.tenant_id, "run_id": self.run_id, "event_types": list(self.event_types)}
+        """The values of `condition` and `times`."""
+        return {
+            "tenant_id": self.tenant_id, "run_id": self.run_id, "event_types": list(self.event_types),
+            "from_us": self.from_us or 0, "to_us": TIME_US_MAX if self.to_us is None else self.to_us,
+        }  # fmt: skip
 
 
 class LogRange(NamedTuple):
@@ -67,33 +112,41 @@ class LogRange(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Records `first` to `behind` - 1 of the log with this number."""
+    """Records `first` to `behind` - 1 of the log with this number; so many of them are shown."""
 
     log: int
     first: int
     behind: int
+    shown: int
+
+    @property
+    def hidden(self) -> int:
+        """How many are not shown."""
+        return self.behind - self.first - self.shown
 
 
-def log_ranges(reader: ClickHouseLeafReader, chain: Chain, size: int, request: ExportRequest) -> list[LogRange]:
-    """The range of each log that has a head under the checkpoint of this size. Raises UsageError."""
-    if request.file_format not in FORMATS:
-        raise UsageError(f"{request.file_format!r} is no format", next_step=f"one of {', '.join(FORMATS)}")
-    if request.from_us is not None and request.to_us is not None and request.from_us >= request.to_us:
-        raise UsageError("--from must be earlier than --to")
+def log_ranges(
+    reader: ClickHouseLeafReader, chain: Chain, size: int, request: ExportRequest
+) -> tuple[list[LogRange], int]:
+    """The range of each log that has a head under the checkpoint of this size; how many records of the range of time
+    are in the ledger, and not under it. Ledger time never decreases within a log: what isn't so does not verify."""
+    rows = reader.query(
+        "SELECT toString(topic_id), partition, "
+        "countIf(ledger_time < fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')), count() "
+        f"FROM {LEDGER} WHERE ledger_time < fromUnixTimestamp64Micro({{to_us:Int64}}, 'UTC') GROUP BY 1, 2",
+        request.parameters(),
+    )
+    counted = {LogId(topic_id, partition): (int(before), int(until)) for topic_id, partition, before, until in rows}
+    heads = chain.heads_at(size)
     places = {
-        head: place for log, heads in chain.heads.items() for head, place in zip(heads, chain.places[log], strict=True)
+        head: place for log, found in chain.heads.items() for head, place in zip(found, chain.places[log], strict=True)
     }
-    found = []
-    for head in sorted(chain.heads_at(size).values(), key=lambda head: (head.topic, head.log)):
-        [(before, until)] = reader.query(
-            "SELECT countIf(toUnixTimestamp64Micro(ledger_time) < {from_us:Int64}), "
-            "countIf(toUnixTimestamp64Micro(ledger_time) < {to_us:Int64}) "
-            f"FROM {LEDGER} WHERE {where(head)} AND log_index < {{size:UInt64}}",
-            {"from_us": request.from_us or 0, "to_us": 2**62 if request.to_us is None else request.to_us,
-             "size": head.size},
-        )  # fmt: skip
-        found.append(LogRange(head, places[head], int(before), max(int(before), int(until))))
-    return found
+    ranges = []
+    for head in sorted(heads.values(), key=lambda head: (head.topic, head.log)):
+        before, until = (min(head.size, count) for count in counted.get(head.log, (0, 0)))
+        ranges.append(LogRange(head, places[head], before, until))
+    stored = sum(until - before for before, until in counted.values())
+    return ranges, stored - sum(one.behind - one.first for one in ranges)
 
 
 def where(head: Head) -> str:
@@ -101,18 +154,71 @@ def where(head: Head) -> str:
     return f"topic_id = toUUID('{head.log.topic_id}') AND partition = {int(head.log.partition)}"
 
 
-def parts_of(ranges: list[LogRange]) -> list[list[Chunk]]:
-    """The records of all ranges for one file each, in order."""
+def plan(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest) -> list[list[Chunk]]:
+    """The records of all ranges, in order: what goes into the files of each part, and in each query for them."""
     parts: list[list[Chunk]] = []
-    room = 0
+    rows = size = hidden = 0
+    counted = _counted(reader, ranges, request)
     for number, one in enumerate(ranges):
-        first = one.first
-        while first < one.behind:
-            if not room:
+        chunk, chunk_bytes = Chunk(number, one.first, one.first, 0), 0
+        for block, block_bytes in _blocks(counted, number, one):
+            is_part_full = (
+                rows + block.shown > PART_ROWS_MAX or size + block_bytes > PART_BYTES_MAX
+                or hidden + block.hidden > HIDDEN_MAX
+            )  # fmt: skip
+            if is_part_full or not parts:
+                rows = size = hidden = 0
                 parts.append([])
-                room = PART_ROWS_MAX
-            behind = min(one.behind, first + min(room, CHUNK_ROWS_MAX))
-            parts[-1].append(Chunk(number, first, behind))
-            room -= behind - first
-            first = behind
+            is_chunk_full = chunk.shown + block.shown > CHUNK_ROWS_MAX or chunk_bytes + block_bytes > CHUNK_BYTES_MAX
+            if is_chunk_full or not parts[-1] or parts[-1][-1] != chunk:
+                chunk, chunk_bytes = block, 0
+                parts[-1].append(chunk)
+            else:
+                chunk = Chunk(number, chunk.first, block.behind, chunk.shown + block.shown)
+                parts[-1][-1] = chunk
+            rows, size, hidden = rows + block.shown, size + block_bytes, hidden + block.hidden
+            chunk_bytes += block_bytes
     return parts
+
+
+_Counted = dict[tuple[LogId, int], tuple[int, int]]  # records and bytes that are shown, by log and block
+
+
+def _counted(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest) -> _Counted:
+    rows = reader.query(
+        f"SELECT toString(topic_id), partition, intDiv(log_index, {BLOCK_ROWS}), count(), sum(length(raw)) "
+        f"FROM {LEDGER} WHERE {request.times()} AND {request.condition()} GROUP BY 1, 2, 3",
+        request.parameters(),
+    )
+    counted = {(LogId(topic_id, partition), int(block)): (int(shown), int(size))
+               for topic_id, partition, block, shown, size in rows}  # fmt: skip
+    for one in ranges:
+        if one.first < one.behind == one.head.size:  # in its last block may be records that are not signed yet
+            block = (one.behind - 1) // BLOCK_ROWS
+            [[shown, size]] = reader.query(
+                f"SELECT count(), sum(length(raw)) FROM {LEDGER} WHERE {where(one.head)} "
+                f"AND log_index >= {block * BLOCK_ROWS} AND log_index < {one.behind} "
+                f"AND {request.times()} AND {request.condition()}",
+                request.parameters(),
+            )
+            counted[one.head.log, block] = int(shown), int(size)
+    return counted
+
+
+def _blocks(counted: _Counted, number: int, one: LogRange) -> Iterator[tuple[Chunk, int]]:
+    """A log's range in blocks, each with the bytes of what is shown."""
+    first = one.first
+    while first < one.behind:
+        block = first // BLOCK_ROWS
+        behind = min(one.behind, (block + 1) * BLOCK_ROWS)
+        shown, size = counted.get((one.head.log, block), (0, 0))
+        yield Chunk(number, first, behind, min(shown, behind - first)), size + shown * RECORD_BYTES
+        first = behind
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,77 +4,100 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from agentledger.sinks.export_plan import ExportRequest
+from agentledger.sinks.ocsf import VERSION
+
+_COMPLETE = """This export is COMPLETE. Every record in it stood in the ledger as it stands here, at its place and
+    time; and of the logs below, no record of the range of time is missing that was signed when the checkpoint was."""
+_FILTERED = """This export was FILTERED. Every record in it is authentic: it stood in the ledger as it stands here, at
+    its place and time. That the filter left out the right records is not proven. For each record of the range that is
+    not shown, hidden-* holds its place and its hash: whoever has that record can be asked for it, and it is checked
+    against this hash. So it can't be denied that there are others, nor how many."""
 
 
-def readme(request: ExportRequest, origin: str, counts: dict[str, int], names: Sequence[str]) -> str:
-    """README.txt of an export, in plain words."""
+def readme(request: ExportRequest, manifest: dict[str, Any], names: Sequence[str]) -> str:
+    """README.txt of an export, in plain words. `names` are those of its files."""
     data = [name for name in names if name.startswith("data-")]
-    lines = "\n".join(f"    {count:>12,}  {name}" for name, count in sorted(counts.items()))
+    counts = "\n".join(f"    {count:>12,}  {name}" for name, count in sorted(manifest["counts"].items()))
+    logs = "\n".join(_log(given) for given in manifest["logs"])
+    signed_us = int(manifest["last_line"].rpartition(" ")[2])
     types = _plain(", ".join(request.event_types))
-    proves = (
-        "This export was FILTERED. It proves that every record in it is authentic: it stood in the ledger as it\n"
-        "stands here, at this place and time. It does not show the other records of the range; it holds hashes in\n"
-        "their place, so that a complete export can later be compared with it."
-        if request.is_filtered
-        else "This export is COMPLETE. It proves that every record in it stood in the ledger as it stands here, and\n"
-        "that no record of the logs named in manifest.json is missing from this range of time."
-    )
-    return f"""Export of the ledger {origin}
+    return f"""Export of the ledger {manifest["origin"]}
 
-What is in it
+WHAT IS IN IT
     ledger time from {_time(request.from_us, "the beginning")} to {_time(request.to_us, "the last signed record")}
-    tenant: {_plain(request.tenant_id)}; run: {_plain(request.run_id)}; record types: {types}
-{lines}
+    tenant: {_plain(request.tenant_id)}; run: {_plain(request.run_id)}; types of record: {types}
+{counts}
+    The last checkpoint that it rests on was signed at {_time(signed_us, "")}.
 
-What it proves
-{proves}
+WHAT IT PROVES
+    {_COMPLETE if manifest["complete"] else _FILTERED}
 
-How to check it
+HOW TO CHECK IT
     You need Python 3.11 or newer, its package "cryptography" (pip install cryptography), and the public key of the
-    ledger, which you must have from somewhere else than this folder. No network is used.
+    ledger, which you must have from somewhere else than this folder: the key, or a file with one key a line. No
+    network, no database is used.
 
         python verify_export.py . --key PUBLIC_KEY
 
-    It prints VERIFIED or NOT VERIFIED and why; its exit code is 0 or 1. It is short enough to be read: read it, or take
-    a copy from a place that you trust.
+    It prints VERIFIED or NOT VERIFIED and why; its exit code is 0 or 1. Read it first, it is meant to be read; or take
+    a copy from a place that you trust. If you hold an earlier export of this ledger, add --previous ITS_FOLDER: that
+    proves that history was not rewritten in between.
 
-How to look at it
-{_examples(request.file_format, data[0] if data else "")}
+HOW TO LOOK AT IT
+{_examples(request.file_format, data[0]) if data else "    No record in it can be read: there are no data files."}
 
-What the files are
-    data-*        the records, one row each, to be worked with. Columns that end in _ were changed to suit the format:
-                  ids as text, and in CSV a ' before text that a spreadsheet would take for a formula.
-    evidence-*    each record as it was received: number of its log, index, offset, ledger time (microseconds since
-                  1970, UTC), SHA-256 of writer schema, key and headers, and the exact bytes (base 64).
-    hidden-*      hashes that stand for records which a filter left out.
-    manifest.json what was asked for, the SHA-256 of every file, and the proofs; manifest.sig is its signature.
+WHAT THE FILES ARE
+    data-*           the records, one row each, to be worked with; records that can't be read are in evidence-* alone.
+                     Times are UTC, sums of money are nano-dollars. In CSV, text that a spreadsheet would take for a
+                     formula has a ' before it, and NULL is \\N.
+    evidence-*       each record as it was received. Little-endian: number of its log in manifest.json (4 bytes), index,
+                     offset, ledger time in microseconds since 1970 (8 bytes each), SHA-256 of the writer's schema, of
+                     key and of headers (32 bytes each), length of the value (LEB128), the exact value.
+    hidden-*         of each record that a filter left out: number of its log (4 bytes), index (8), hash (32).
+    manifest.json    what was asked for, SHA-256 of every file, the schemas, the checkpoint, and the proofs.
+    manifest.sig     its signature (C2SP signed-note, Ed25519).
 
-What it does not prove
-    That what an agent reported is true: the ledger proves what was recorded and when, not that it was right to.
-    That the data files say the same as the evidence files: that is the word of whoever signed the manifest.
-    That manifest.json names every log of the ledger: that is their word, too.
+THE LOGS
+{logs}
+
+WHAT IT DOES NOT PROVE
+    That what an agent reported is true. The ledger proves what was recorded and when, not that it was right.
+    That the data files say the same as the evidence files. That is the word of whoever signed the manifest; the program
+    "agentledger verify-export" compares them row by row.
+    That what a producer never sent is in the ledger; gaps in a producer's count are.
+    That the logs above are all the logs of the ledger: that is the signer's word. A partition that was once signed
+    can't vanish from its checkpoints.
 """
 
 
+def _log(given: dict[str, Any]) -> str:
+    _, topic, topic_id, partition, size, *_ = given["head"].split(" ")
+    return (
+        f"    {topic}, partition {partition} (topic id {topic_id}): index {given['first']} to {given['behind']}, not "
+        f"included, of {size} signed"
+    )
+
+
 def _examples(file_format: str, name: str) -> str:
-    if file_format == "parquet":
-        return (
-            f"        duckdb -c \"SELECT event_type, count(*) FROM 'data-*.parquet' GROUP BY 1\"\n"
-            f"        python -c \"import pandas; print(pandas.read_parquet('{name}'))\""
-        )
-    if file_format == "jsonl":
-        return (
-            f"        duckdb -c \"SELECT event_type, count(*) FROM read_json_auto('data-*.jsonl') GROUP BY 1\"\n"
-            f"        python -c \"import pandas; print(pandas.read_json('{name}', lines=True))\""
-        )
-    if file_format == "csv":
-        return (
-            f"        duckdb -c \"SELECT event_type, count(*) FROM 'data-*.csv' GROUP BY 1\"\n"
-            f"        python -c \"import pandas; print(pandas.read_csv('{name}'))\""
-        )
-    return f"        python -c \"import fastavro; print(next(fastavro.reader(open('{name}', 'rb'))))\""
+    if file_format == "avro":
+        return f"        python -c \"import fastavro; print(next(fastavro.reader(open('{name}', 'rb'))))\""
+    files, pandas = {
+        "parquet": ("'data-*.parquet'", f"read_parquet('{name}')"),
+        "csv": ("read_csv('data-*.csv', nullstr='\\N')", f"read_csv('{name}', na_values=[r'\\N'], low_memory=False)"),
+        "jsonl": ("read_json('data-*.jsonl')", f"read_json('{name}', lines=True)"),
+        "ocsf": ("read_json('data-*.ocsf.jsonl')", f"read_json('{name}', lines=True)"),
+    }[file_format]
+    column = "metadata.event_code" if file_format == "ocsf" else "event_type"
+    note = f"    Each line is an event of OCSF {VERSION}: API Activity (6003), profiles AI Operation and Trace.\n"
+    sql = f"SELECT {column}, count(*) FROM {files} GROUP BY 1"
+    return (
+        f"{note if file_format == 'ocsf' else ''}"
+        f"        python -c \"import duckdb; print(duckdb.sql(r'''{sql}'''))\"\n"
+        f'        python -c "import pandas; print(pandas.{pandas})"'
+    )
 
 
 def _time(microseconds: int | None, otherwise: str) -> str:
@@ -85,4 +108,4 @@ def _time(microseconds: int | None, otherwise: str) -> str:
 
 def _plain(text: str) -> str:
     """A value on one line; what isn't printable is spelled out."""
-    return "all" if not text else "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)[:1000]
+    return "all" if not text else "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -59,11 +59,11 @@ class KeyFolder:
 
     def active(self) -> SignerKey:
         """The key that signs. Raises ConfigurationError."""
-        return self._read_private(self.private_path)
+        return read_private(self.private_path)
 
     def retired(self, key: VerifierKey) -> SignerKey:
         """The private half of a key that was rotated out. Raises ConfigurationError where it isn't there."""
-        return self._read_private(self.folder / RETIRED / f"{key.key_id.hex()}.key")
+        return read_private(self.folder / RETIRED / f"{key.key_id.hex()}.key")
 
     def public(self) -> list[VerifierKey]:
         """All public keys, the oldest first."""
@@ -74,24 +74,26 @@ class KeyFolder:
         if str(key) not in lines.splitlines():
             write_synced(self.public_path, f"{lines}{key}\n", 0o644)
 
-    def _read_private(self, path: Path) -> SignerKey:
-        try:
-            mode = path.stat()
-            text = path.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"the private key can't be read: {getattr(error, 'strerror', error)}",
-                where=str(path), next_step="agentledger keys new NAME makes one",
-            ) from None  # fmt: skip
-        if mode.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigurationError(
-                f"the private key is open to others (mode {mode.st_mode & 0o777:o})",
-                where=str(path), next_step="chmod 600 it, and if somebody may have read it: agentledger keys rotate",
-            )  # fmt: skip
-        try:
-            return SignerKey.parse(text)
-        except ProofError as error:
-            raise ConfigurationError(error.what, where=str(path)) from None
+
+def read_private(path: Path) -> SignerKey:
+    """The private key in a file. Raises ConfigurationError where it is none, or open to others than its owner."""
+    try:
+        mode = path.stat()
+        text = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the private key can't be read: {getattr(error, 'strerror', error)}",
+            where=str(path), next_step="agentledger keys new NAME makes one",
+        ) from None  # fmt: skip
+    if mode.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(
+            f"the private key is open to others (mode {mode.st_mode & 0o777:o})",
+            where=str(path), next_step="chmod 600 it, and if somebody may have read it: agentledger keys rotate",
+        )  # fmt: skip
+    try:
+        return SignerKey.parse(text)
+    except ProofError as error:
+        raise ConfigurationError(error.what, where=str(path)) from None
 
 
 def read_public(path: Path) -> list[VerifierKey]:

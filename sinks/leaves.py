@@ -12,7 +12,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from agentledger.schemas.errors import IntegrityError, StoreError
 from agentledger.schemas.heads import LogId
-from agentledger.sinks.tables import BATCHES, LEDGER
+from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 
 QUERY_S_MAX = 600
 READ_LEAVES_MAX = 200_000  # of one log in one query: 8 MB
@@ -53,19 +53,25 @@ class ClickHouseLeafReader:
     def __init__(self, url: str, user: str = "default", password: str = "") -> None:
         self._url, self._user, self._password = url, user, password
         self._connected: Client | None = None
+        self._has_purged: dict[LogId, bool] = {}
 
     def logs(self) -> dict[LogId, StoredLog]:
         """Every log that has a finished flush."""
+        self._has_purged.clear()
         rows = self.query(
             "SELECT toString(topic_id), partition, any(topic), max(last_index) + 1, sum(rows), min(first_index), "
             f"toUnixTimestamp64Micro(max(last_ledger_time)) FROM {BATCHES} GROUP BY topic_id, partition"
         )
         return {LogId(topic_id, partition): StoredLog(*rest) for topic_id, partition, *rest in rows}
 
-    def leaves(self, log: LogId, first: int, behind: int, from_us: int = 0) -> list[bytes]:
-        """Leaf hashes `first` to `behind` - 1. Raises IntegrityError where one is missing or there twice."""
+    def leaves(self, log: LogId, first: int, behind: int, from_us: int = 0, *, with_purged: bool = True) -> list[bytes]:
+        """Leaf hashes `first` to `behind` - 1. Raises IntegrityError where one is missing or there twice.
+
+        `with_purged`: those that a purge has left, too. A verifier asks without: it goes by tombstones alone.
+        """
+        rows = self._leaf_rows(log) if with_purged else LEDGER
         raw = self.raw_query(
-            f"SELECT log_index, leaf_hash FROM {LEDGER} WHERE topic_id = {{topic_id:UUID}} "
+            f"SELECT log_index, leaf_hash FROM {rows} WHERE topic_id = {{topic_id:UUID}} "
             "AND partition = {partition:UInt32} AND log_index >= {first:UInt64} AND log_index < {behind:UInt64} "
             "AND ledger_time >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC') ORDER BY log_index",
             {"topic_id": log.topic_id, "partition": log.partition, "first": first, "behind": behind,
@@ -94,6 +100,26 @@ class ClickHouseLeafReader:
         )  # fmt: skip
         return bool(rows)
 
+    def _leaf_rows(self, log: LogId) -> str:
+        """Where the leaves of a log are: those of purged rows stand by themselves."""
+        if log not in self._has_purged:
+            try:
+                self._has_purged[log] = bool(
+                    self.query(
+                        f"SELECT 1 FROM {PURGED} WHERE topic_id = {{topic_id:UUID}} "
+                        "AND partition = {partition:UInt32} LIMIT 1",
+                        {"topic_id": log.topic_id, "partition": log.partition},
+                    )
+                )
+            except StoreError as error:
+                if "UNKNOWN_TABLE" not in str(error) and "ACCESS_DENIED" not in str(error):
+                    raise
+                self._has_purged[log] = False  # tables, or grants, of an earlier release
+        if not self._has_purged[log]:
+            return LEDGER
+        columns = "topic_id, partition, log_index, ledger_time, leaf_hash"
+        return f"(SELECT {columns} FROM {LEDGER} UNION ALL SELECT {columns} FROM {PURGED} FINAL)"
+
     def block_roots(self, log: LogId, size: int, known: Sequence[bytes] = ()) -> list[bytes]:
         """The roots of the first `size` leaves, BLOCK_LEAVES at a time, worked out by ClickHouse. They are leaves of a
         tree that has the log's root. `known` are the first of them, of whole blocks. Raises IntegrityError where a row
@@ -109,7 +135,7 @@ class ClickHouseLeafReader:
                 "arrayFilter((node, place) -> place % 2 = 0, nodes, arrayEnumerate(nodes))), "
                 f"if(length(nodes) % 2 = 1, [nodes[-1]], [])), range({BLOCK_LEAVES.bit_length() - 1}), leaves) AS top "
                 f"SELECT intDiv(log_index, {BLOCK_LEAVES}) AS block, uniqExact(log_index), count(), top[1] "
-                f"FROM {LEDGER} WHERE topic_id = {{topic_id:UUID}} AND partition = {{partition:UInt32}} "
+                f"FROM {self._leaf_rows(log)} WHERE topic_id = {{topic_id:UUID}} AND partition = {{partition:UInt32}} "
                 "AND log_index >= {first:UInt64} AND log_index < {behind:UInt64} GROUP BY block ORDER BY block",
                 {"topic_id": log.topic_id, "partition": log.partition, "first": first, "behind": behind},
             )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentledger.schemas.errors import UsageError
+from agentledger.schemas.ports import SubjectKeys
 from agentledger.schemas.topics import EVENTS, topic_of
 from agentledger.sinks.queries import Client, query
 
@@ -53,6 +54,25 @@ def read_trail(client: Client, run_id: str, tenant_id: str | None = None) -> Tra
     run = query(client, _RUN, parameters=parameters).records()[0]
     events = query(client, _EVENTS, parameters=parameters).records()
     return Trail(run, events[:EVENTS_MAX], cut=len(events) > EVENTS_MAX)
+
+
+def revealed(trail: Trail, keys: SubjectKeys) -> Trail:
+    """The trail with sealed personal fields opened: those of erased subjects say so, those without a key store stay
+    sealed."""
+
+    def opened(row: Row) -> dict[str, Any]:
+        return {name: _revealed(value, keys) if isinstance(value, str) else value for name, value in row.items()}
+
+    return Trail(opened(trail.run), [opened(row) for row in trail.events], trail.cut)
+
+
+def _revealed(text: str, keys: SubjectKeys) -> str:
+    if "{sealed:" not in text:
+        return text
+    # Imported here: a trail without personal fields needs no cryptography.
+    from agentledger.schemas.personal import reveal  # noqa: PLC0415
+
+    return reveal(text, keys.key_of)
 
 
 def _find(client: Client, run_id: str, tenant_id: str | None) -> tuple[str, str]:

@@ -17,6 +17,7 @@ LEDGER = f"{DATABASE}.ledger"
 BATCHES = f"{DATABASE}.ledger_batches"
 TRIAL = f"{DATABASE}.ledger_trial"
 CLAIMS = f"{DATABASE}.ledger_claims"
+PURGED = f"{DATABASE}.ledger_purged"
 
 # Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
 _FEW_VALUES = frozenset(
@@ -67,6 +68,7 @@ _FEW_VALUES = frozenset(
         "action",
         "rule_version",
         "undo",
+        "data_class",
     ]
 )
 _PLAIN = {"string": "String", "long": "Int64", "double": "Float64", "boolean": "Bool"}
@@ -167,6 +169,11 @@ COMMENT 'One row per log and flush: what it says is written, is written. The las
     claimed_at DateTime64(6, 'UTC')
 ) ENGINE = MergeTree ORDER BY (topic_id, partition, epoch, claim_id)
 COMMENT 'Which writer may write which log: the one of the highest epoch. An INSERT of an earlier one is refused'""",
+        f"""CREATE TABLE IF NOT EXISTS {PURGED} (
+    topic_id UUID, partition UInt32, log_index UInt64, ledger_time DateTime64(6, 'UTC'),
+    leaf_hash FixedString(32) CODEC(NONE)
+) ENGINE = ReplacingMergeTree ORDER BY (topic_id, partition, log_index)
+COMMENT 'The leaves of rows that a purge took away: what proofs about other rows are made of'""",
         f"CREATE OR REPLACE TABLE {TRIAL} AS {LEDGER} ENGINE = Null "
         "COMMENT 'Reads rows and keeps none: finds the record that can''t be read without writing its neighbours'",
     ]

@@ -120,7 +120,7 @@ class Verification:
             size,
             chain.heads.get(log, []),
             check=checker.check,
-            read_leaves=lambda first, behind: self._reader.leaves(log, first, behind),
+            read_leaves=lambda first, behind: self._reader.leaves(log, first, behind, with_purged=False),
             is_wanted=self._wanted(log, before),
             progress=progress,
             purged=self._tombstones.nodes(log),

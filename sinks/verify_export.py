@@ -235,13 +235,18 @@ def leaf_maker(topic_id: str, partition: int) -> Callable[..., bytes]:
     parts = b"agentledger.leaf.v1", bytes.fromhex(topic_id.replace("-", "")), partition.to_bytes(4, "big")
     prefix = b"\x00" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     numbers, hashes = struct.Struct(">IqIqIqI"), struct.Struct(">I32sI32sI32sI32s")
+    whole, sha = struct.Struct(">IqIqIqI36sI32sI32sI32sI32s"), hashlib.sha256
 
     def leaf(index: int, offset: int, time_us: int, event_id: bytes, digests: Sequence[bytes]) -> bytes:
         schema, key, headers, value = digests
-        return hashlib.sha256(
-            prefix + numbers.pack(8, offset, 8, index, 8, time_us, len(event_id)) + event_id
-            + hashes.pack(32, schema, 32, key, 32, headers, 32, value)
-        ).digest()  # fmt: skip
+        if len(event_id) == 36:  # nearly all: at once
+            parts = whole.pack(
+                8, offset, 8, index, 8, time_us, 36, event_id, 32, schema, 32, key, 32, headers, 32, value
+            )  # fmt: skip
+        else:
+            parts = numbers.pack(8, offset, 8, index, 8, time_us, len(event_id)) + event_id
+            parts += hashes.pack(32, schema, 32, key, 32, headers, 32, value)
+        return sha(prefix + parts).digest()
 
     return leaf
 
@@ -339,7 +344,7 @@ class Record(NamedTuple):
     """A record that the export shows: what its leaf commits to, and its bytes."""
 
     log: int  # which of the manifest's logs
-    index: int
+    log_index: int
     offset: int
     time_us: int  # ledger time, microseconds since 1970
     schema: bytes  # SHA-256 of the writer schema; zeros: the record can't be read
@@ -359,16 +364,14 @@ def read_open(file: BinaryIO) -> Iterator[Record]:
     while head := file.read(RECORD.size):
         fields = RECORD.unpack(head)
         length = shift = 0
-        while True:
-            byte = file.read(1)[0]
+        while (byte := file.read(1)[0]) >= 0x80:
             length |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
             shift += 7
+        length |= byte << shift
         value = file.read(length)
         if len(value) != length:
             raise BadExportError("an evidence file ends in the middle of a record")
-        yield Record(*fields, value)
+        yield Record._make((*fields, value))
 
 
 def read_hidden(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -397,9 +400,9 @@ class Records:
             number = min(one[0] for one in (record, other) if one)
             log = logs[number]
             while True:
-                if record and record[1] == log.next and record[0] == number:
+                if record and record.log_index == log.next and record.log == number:
                     log.show(record)
-                    name = types[record[4]]
+                    name = types[record.schema]
                     counts[name] = counts.get(name, 0) + 1
                     record = next(shown, None)
                 elif other and other[1] == log.next and other[0] == number:

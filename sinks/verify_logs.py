@@ -81,7 +81,7 @@ class LogVerifier:
         for first, behind in parts:
             if (first, behind) in wanted:
                 part = next(checked)
-                rows += behind - first
+                rows += behind - first - (part.leaves.count(None) if self._purged else 0)
                 server_verdicts += part.server_verdicts
                 self._take(part)
             else:
