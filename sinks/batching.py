@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentledger.schemas.catalogue import Schema, schema_sha256
@@ -127,24 +127,31 @@ class Batcher:
         after: dict[LogPlace, LogPosition] = {}
         firsts: dict[LogPlace, tuple[int, int]] = {}
         skipped: dict[LogPlace, int] = {}
+        leaves: dict[LogPlace, list[bytes]] = {}
         rows: list[tuple[LedgerRow, str, int]] = []
         place = None
         for record in records:
             if record.place is not place:  # the records of a log come many at a time
                 place = record.place
                 if place not in after:
-                    after[place] = replace(positions.get(place) or self._positions[place])
+                    after[place] = (positions.get(place) or self._positions[place]).copy()
+                    leaves[place] = []
                 position, leaf, unfinished = after[place], self._hashers[place].leaf, self._unfinished[place]
+                add_leaf = leaves[place].append
             offset = record.offset
             if offset != position.next_offset or place not in firsts:
                 if offset < position.next_offset:
                     continue  # consumed again after a rebalance: it is in the ledger
                 firsts.setdefault(place, (offset, position.next_index))
                 skipped[place] = skipped.get(place, 0) + offset - position.next_offset
-            rows.append(self._row(record, position, leaf, unfinished))
+            made = self._row(record, position, leaf, unfinished)
+            rows.append(made)
+            add_leaf(made[0].hashes[96:])
             position.next_offset = offset + 1
             position.next_index += 1
         conflicts, doubtful, new_ids = self._mark(rows, behind.firsts if behind is not None else {})
+        for place, added in leaves.items():
+            after[place].tree.extend(added)
         entries = [
             BatchEntry(place, *firsts[place], after[place].next_index - firsts[place][1], skipped[place], after[place])
             for place in firsts

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import clickhouse_connect
@@ -14,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.external import ExternalData
 
+from agentledger.schemas.compact_range import CompactRange
 from agentledger.schemas.errors import LedgerConflictError, StoreError
 from agentledger.sinks.rows import LogPlace, RowGroup, container, input_structure, insert_parameters, insert_statement
 from agentledger.sinks.tables import BATCHES, CLAIMS, LEDGER, TRIAL
@@ -26,6 +27,7 @@ QUERY_SETTINGS: dict[str, Any] = {
     "max_projection_rows_to_use_projection_index": 1 << 40,
 }
 INSERT_S_MAX = 110  # of the server, per INSERT
+LEAVES_AT_A_TIME = 200_000  # 7 MB of them
 SETTLE_S_MAX = INSERT_S_MAX + 10
 QUERY_ID_PREFIX = "agentledger-insert-"
 INSERT_MEMORY_BYTES_MAX = 2 * 1024**3  # of the server, per INSERT: a body that claims to be huge must not end it
@@ -60,11 +62,17 @@ class RowsRefusedError(StoreError):
 
 @dataclass
 class LogPosition:
-    """Where one log stands: the next offset to read, the next index to give, and the last ledger time."""
+    """Where one log stands: the next offset to read, the next index to give, the last ledger time, and the Merkle tree
+    of its leaves."""
 
     next_offset: int = 0
     next_index: int = 0
     ledger_time_us: int = 0
+    tree: CompactRange = field(default_factory=CompactRange)
+
+    def copy(self) -> LogPosition:
+        """The same position, to be moved on by itself."""
+        return replace(self, tree=self.tree.copy())
 
 
 class StoredRow(NamedTuple):
@@ -98,7 +106,7 @@ class BatchEntry(NamedTuple):
 BATCH_TYPES = (
     "topic String, topic_id UUID, partition UInt32, first_offset Int64, last_offset Int64, first_index UInt64, "
     "last_index UInt64, rows UInt64, last_ledger_time DateTime64(6, \\'UTC\\'), "
-    "skipped_offsets Int64, batch_time DateTime64(6, \\'UTC\\'), written_at DateTime64(6, \\'UTC\\')"
+    "skipped_offsets Int64, batch_time DateTime64(6, \\'UTC\\'), written_at DateTime64(6, \\'UTC\\'), tree String"
 )
 
 
@@ -153,12 +161,41 @@ class ClickHouseLedgerStore:
     def position(self, place: LogPlace) -> LogPosition:
         """Where the log stands by its last finished flush."""
         rows = self._query(
-            f"SELECT last_offset + 1, last_index + 1, toUnixTimestamp64Micro(last_ledger_time) "
+            f"SELECT last_offset + 1, last_index + 1, toUnixTimestamp64Micro(last_ledger_time), hex(tree) "
             f"FROM {BATCHES} WHERE topic_id = {{topic_id:UUID}} AND partition = {{partition:UInt32}} "
             "ORDER BY last_index DESC LIMIT 1",
             {"topic_id": place.topic_id, "partition": place.partition},
         )
-        return LogPosition(*rows[0]) if rows else LogPosition()
+        if not rows:
+            return LogPosition()
+        next_offset, next_index, ledger_time_us, tree = rows[0]
+        raw = bytes.fromhex(tree)
+        grown = CompactRange.from_bytes(0, next_index, raw) if raw else self._tree_of_rows(place, next_index)
+        return LogPosition(next_offset, next_index, ledger_time_us, grown)
+
+    def _tree_of_rows(self, place: LogPlace, size: int) -> CompactRange:
+        """The tree of a log that was written before its tree was kept. Raises LedgerConflictError where rows lack."""
+        tree = CompactRange()
+        while tree.behind < size:
+            rows = self._query(
+                f"SELECT leaf_hash FROM {LEDGER} "
+                "WHERE topic_id = {topic_id:UUID} AND partition = {partition:UInt32} "
+                "AND log_index >= {first:UInt64} AND log_index < {behind:UInt64} ORDER BY log_index",
+                {
+                    "topic_id": place.topic_id,
+                    "partition": place.partition,
+                    "first": tree.behind,
+                    "behind": min(size, tree.behind + LEAVES_AT_A_TIME),
+                },
+            )
+            if len(rows) != min(size - tree.behind, LEAVES_AT_A_TIME):
+                raise LedgerConflictError(
+                    f"rows are missing from index {tree.behind} on",
+                    where=f"{place.topic}, partition {place.partition}",
+                    next_step="find out with `agentledger verify --all` who took them away",
+                )
+            tree.extend(bytes(leaf) for (leaf,) in rows)
+        return tree
 
     def claim(self, places: Sequence[LogPlace], at_us: int) -> None:
         """From now on only this store writes these logs. Returns when no earlier write is still under way.
@@ -264,7 +301,7 @@ class ClickHouseLedgerStore:
         rows = ",\n".join(_batch_values(entry, batch_time_us, written_at_us) for entry in entries)
         columns = (
             "topic, topic_id, partition, first_offset, last_offset, first_index, last_index, rows, last_ledger_time, "
-            "skipped_offsets, batch_time, written_at"
+            "skipped_offsets, batch_time, written_at, tree"
         )
         self._command(
             f"INSERT INTO {BATCHES} ({columns}) SELECT * FROM values('{BATCH_TYPES}', {rows}) "
@@ -311,7 +348,7 @@ def _batch_values(entry: BatchEntry, batch_time_us: int, written_at_us: int) -> 
         f"('{_quoted(entry.place.topic)}', '{_quoted(entry.place.topic_id)}', {entry.place.partition}, "
         f"{entry.first_offset}, {after.next_offset - 1}, {entry.first_index}, {after.next_index - 1}, {entry.rows}, "
         f"{_time(after.ledger_time_us)}, {entry.skipped_offsets}, "
-        f"{_time(batch_time_us)}, {_time(written_at_us)})"
+        f"{_time(batch_time_us)}, {_time(written_at_us)}, unhex('{after.tree.to_bytes().hex()}'))"
     )
 
 

@@ -161,9 +161,11 @@ def table_statements() -> list[str]:
     topic LowCardinality(String), topic_id UUID, partition UInt32,
     first_offset Int64, last_offset Int64, first_index UInt64, last_index UInt64, rows UInt64,
     last_ledger_time DateTime64(6, 'UTC'), skipped_offsets Int64,
-    batch_time DateTime64(6, 'UTC'), written_at DateTime64(6, 'UTC')
+    batch_time DateTime64(6, 'UTC'), written_at DateTime64(6, 'UTC'), tree String
 ) ENGINE = MergeTree ORDER BY (topic_id, partition, last_index)
-COMMENT 'One row per log and flush: what it says is written, is written. The last row is where the writer stands'""",
+COMMENT 'One row per log and flush: what it says is written, is written. The last is where the writer stands: its tree
+is the compact range of the log so far'""",
+        f"ALTER TABLE {BATCHES} ADD COLUMN IF NOT EXISTS tree String",
         f"""CREATE TABLE IF NOT EXISTS {CLAIMS} (
     topic LowCardinality(String), topic_id UUID, partition UInt32, epoch UInt64, claim_id UUID,
     claimed_at DateTime64(6, 'UTC')

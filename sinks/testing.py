@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentledger.schemas import Codec, open_registry
@@ -70,7 +70,7 @@ class FakeLedgerStore:
     def position(self, place: LogPlace) -> LogPosition:
         """Where the log stands by its last finished flush."""
         entries = [entry for entry in self.ledger.batches if _log(entry.place) == _log(place)]
-        return replace(entries[-1].after) if entries else LogPosition()
+        return entries[-1].after.copy() if entries else LogPosition()
 
     def unfinished(self, place: LogPlace, position: LogPosition) -> dict[int, StoredRow]:
         """By log index, the rows behind the log's position."""
@@ -113,7 +113,7 @@ class FakeLedgerStore:
         """Say that a flush is finished."""
         self._fault("before commit")
         self._check_holder(*(entry.place for entry in entries))
-        self.ledger.batches += [entry._replace(after=replace(entry.after)) for entry in entries]
+        self.ledger.batches += [entry._replace(after=entry.after.copy()) for entry in entries]
         self._fault("after commit")
 
     def _check_holder(self, *places: LogPlace) -> None:

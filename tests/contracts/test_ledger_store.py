@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -96,9 +95,25 @@ def test_a_committed_flush_moves_the_position_and_leaves_nothing_unfinished(
     batch = batch_of(store, place, [CODEC.encode(item) for item in events] + [None])
     write(store, batch)
     position = open_store().position(place)
-    assert position == dataclasses.replace(batch.entries[0].after)
+    assert position == batch.entries[0].after
+    assert position.tree.behind == 4
     assert (position.next_offset, position.next_index) == (4, 4)
     assert store.unfinished(place, position) == {}
+
+
+@pytest.mark.integration
+def test_the_tree_of_a_log_is_made_of_its_rows_where_it_was_not_kept(clickhouse_url: str, place: LogPlace) -> None:
+    store = ClickHouseLedgerStore(clickhouse_url)
+    store.claim([place], NOW_US)
+    write(store, batch_of(store, place, [CODEC.encode(event(number)) for number in range(5)]))
+    kept = store.position(place)
+    client = clickhouse_connect.get_client(dsn=clickhouse_url, autogenerate_session_id=False)
+    there, sync = f"topic_id = '{place.topic_id}'", "SETTINGS mutations_sync = 2"
+    client.command(f"ALTER TABLE agentledger.ledger_batches UPDATE tree = '' WHERE {there} {sync}")
+    assert store.position(place) == kept
+    client.command(f"ALTER TABLE agentledger.ledger DELETE WHERE {there} AND log_index = 2 {sync}")
+    with pytest.raises(LedgerConflictError, match="rows are missing"):
+        store.position(place)
 
 
 def test_rows_of_an_unfinished_flush_are_found_with_what_was_known_of_them(

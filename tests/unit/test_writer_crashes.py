@@ -15,6 +15,7 @@ from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import StoreError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.schemas.hashing import headers_digest
+from agentledger.schemas.merkle import EMPTY_ROOT, hash_children, split_point
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import announcements
 from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, Flusher
@@ -96,6 +97,14 @@ def take(records: list[SourceRecord], count: int) -> tuple[list[SourceRecord], l
     return records[:count], records[count:]
 
 
+def root_of(leaves: list[bytes]) -> bytes:
+    """The root of RFC 6962, section 2.1, as it is defined there."""
+    if len(leaves) < 2:
+        return leaves[0] if leaves else EMPTY_ROOT
+    split = split_point(len(leaves))
+    return hash_children(root_of(leaves[:split]), root_of(leaves[split:]))
+
+
 class Run:
     """One ledger, and writers that come and go."""
 
@@ -172,6 +181,10 @@ class Run:
         }  # fmt: skip
         assert len(rows) == len(self.ledger.rows), "a place of the log is there twice"
         last = {entry.place: entry.after.next_index for entry in self.ledger.batches}
+        for place in last:  # the tree that is kept is that of the rows, as each later life needs it
+            leaves = sorted((index, row[3][96:]) for (row_place, index), row in rows.items() if row_place == place)
+            tree = [entry.after.tree for entry in self.ledger.batches if entry.place == place][-1]
+            assert tree.root() == root_of([leaf for _, leaf in leaves])
         return Outcome(rows, self.dead_letters, self.conflicts, self.announced, sorted(last.items()))
 
 
