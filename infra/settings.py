@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     )
     checkpoints_dir: Path | None = Field(
         None,
-        description="Folder for signed checkpoints, where the database's administrators can't write; empty: DATA_DIR/checkpoints.",
+        description="Folder for signed checkpoints, best where the database's administrators can't write; "
+        "empty: DATA_DIR/checkpoints.",
     )
     signer_interval_s: float = Field(5.0, ge=0.2, le=3600, description="Time between two signed checkpoints, seconds.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")

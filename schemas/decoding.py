@@ -171,10 +171,8 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
             "else:",
             "    raise Unusual('no such branch')",
         ]
-    if kind == "string":
-        return _text_lines(target, wanted)
-    if kind == "long":
-        return _long_lines(target, wanted)
+    if kind in ("string", "long"):
+        return _text_lines(target, wanted) if kind == "string" else _long_lines(target, wanted)
     if kind == "double":
         return [*([f"{target} = DOUBLE(value, at)[0]"] if wanted else []), "at += 8"]
     if kind == "boolean":

@@ -31,13 +31,14 @@ from agentledger.sinks import verify_export
 from agentledger.sinks.chain import Chain
 from agentledger.sinks.export_columns import data_columns, selection
 from agentledger.sinks.export_event import ExportFacts
-from agentledger.sinks.export_plan import FORMATS, OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan
+from agentledger.sinks.export_plan import FORMATS, OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan, source_of
 from agentledger.sinks.export_proofs import ExportProofs
 from agentledger.sinks.export_readme import readme
 from agentledger.sinks.export_rows import RecordReader, ocsf_lines
 from agentledger.sinks.key_files import sync_folder, write_synced
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.proofs import NO_SCHEMA
+from agentledger.sinks.retention import PURGES
 from agentledger.sinks.tables import LEDGER
 from agentledger.sinks.verify_export import BROKEN, Records, read_hidden, read_records
 
@@ -81,6 +82,7 @@ class Export:
         self._previous = self._read_previous(previous) if previous is not None else None
         self._folder = request.out
         self._state: dict[str, Any] = {}
+        self._source = source_of(request, has_purges=False)
         self.unsigned = 0  # records of the range that are not under the checkpoint, and not in the export
 
     def write(self, start: Callable[[int], None], progress: Callable[[int], None]) -> dict[str, Any]:
@@ -102,7 +104,8 @@ class Export:
             ) from None  # fmt: skip
 
     def _write_all(self, start: Callable[[int], None], progress: Callable[[int], None]) -> dict[str, Any]:
-        ranges, self.unsigned = log_ranges(self._reader, self._chain, self._state["size"], self._request)
+        self._source = source_of(self._request, has_purges=bool(self._reader.query(f"EXISTS TABLE {PURGES}")[0][0]))
+        ranges, self.unsigned = log_ranges(self._reader, self._chain, self._state["size"], self._request, self._source)
         parts = self._plan(ranges)
         start(sum(one.behind - one.first for one in ranges))
         if not any(chunk.shown for part in parts for chunk in part):
@@ -132,7 +135,7 @@ class Export:
         """The parts: those that were planned when the export was begun, whatever has been written since."""
         if "plan" in self._state:
             return [[Chunk(*chunk) for chunk in part] for part in self._state["plan"]]
-        return plan(self._reader, ranges, self._request)
+        return plan(self._reader, ranges, self._request, self._source)
 
     @contextlib.contextmanager
     def _as_signed(self) -> Iterator[None]:
@@ -227,7 +230,7 @@ class Export:
         columns = selection(data_columns(self._request.file_format, schemas))
         places = " OR ".join(f"({self._rows(manifest, chunk)})" for chunk in part)
         return self._stream(
-            f"SELECT {columns} FROM {LEDGER} WHERE ({places}) AND event_type != '' AND {self._request.condition()} "
+            f"SELECT {columns} FROM {LEDGER} WHERE ({places}) AND event_type != '' AND {self._source.shown} "
             f"ORDER BY topic, topic_id, partition, log_index FORMAT {FORMATS[self._request.file_format]} {SETTINGS}"
         )
 
@@ -237,17 +240,20 @@ class Export:
             if chunk.shown:
                 yield from self._stream(
                     f"SELECT {_EVIDENCE.format(log=chunk.log)} FROM {LEDGER} WHERE {self._rows(manifest, chunk)} "
-                    f"AND {self._request.condition()} ORDER BY log_index FORMAT RowBinary"
+                    f"AND {self._source.shown} ORDER BY log_index FORMAT RowBinary"
                 )
 
     def _hidden(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
         """The leaf of each record that is not shown."""
         for chunk in part:
             if chunk.hidden:
+                shown = f"{self._rows(manifest, chunk)} AND {self._source.shown}"
+                which = f"NOT ({self._source.shown})"
+                if self._source.has_purges:  # what was purged has no columns to ask
+                    which = f"log_index NOT IN (SELECT log_index FROM {LEDGER} WHERE {shown})"
                 yield from self._stream(
-                    f"SELECT toUInt32({chunk.log}), log_index, leaf_hash FROM {LEDGER} "
-                    f"WHERE {self._rows(manifest, chunk)} AND NOT ({self._request.condition()}) "
-                    "ORDER BY log_index FORMAT RowBinary"
+                    f"SELECT toUInt32({chunk.log}), log_index, leaf_hash FROM {self._source.leaves} "
+                    f"WHERE {self._rows(manifest, chunk)} AND {which} ORDER BY log_index FORMAT RowBinary"
                 )
 
     def _ocsf(self, evidence: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
@@ -260,7 +266,7 @@ class Export:
         _, _, topic_id, partition, *_ = manifest["logs"][chunk.log]["head"].split(" ")
         return (
             f"topic_id = toUUID('{topic_id}') AND partition = {int(partition)} "
-            f"AND log_index >= {chunk.first} AND log_index < {chunk.behind} AND {self._request.times()}"
+            f"AND log_index >= {chunk.first} AND log_index < {chunk.behind}"
         )
 
     def _stream(self, query: str) -> Iterator[bytes]:
@@ -295,7 +301,7 @@ class Export:
         """The writer schemas of what is exported: SHA-256 to text."""
         rows = self._reader.query(
             f"SELECT schema_sha256, any(schema_id), any(topic) FROM {LEDGER} "
-            f"WHERE {self._request.times()} AND {self._request.condition()} GROUP BY schema_sha256 ORDER BY 1",
+            f"WHERE {self._source.shown} GROUP BY schema_sha256 ORDER BY 1",
             self._request.parameters(),
         )
         found: dict[str, str] = {}

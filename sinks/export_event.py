@@ -35,7 +35,7 @@ def export_event(facts: ExportFacts, actor: str) -> EvidenceRetrieved:
         tenant_id=query["tenant_id"],
         producer_id=name,
         producer_seq=0,
-        run_id=name,
+        run_id="",  # it is no run of an agent, and shows up among none
         workflow="export",
         actor=actor,
         occurred_at=facts.created_us,

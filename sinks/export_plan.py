@@ -12,7 +12,7 @@ from agentledger.schemas.errors import UsageError
 from agentledger.schemas.heads import Head, LogId
 from agentledger.sinks.chain import Chain
 from agentledger.sinks.leaves import ClickHouseLeafReader
-from agentledger.sinks.tables import LEDGER
+from agentledger.sinks.tables import LEDGER, PURGED
 
 OCSF = "ocsf"
 FORMATS = {
@@ -29,6 +29,9 @@ CHUNK_ROWS_MAX = 100_000  # of one log in one query: sorted in the server's memo
 CHUNK_BYTES_MAX = 64 * 1024 * 1024
 HIDDEN_MAX = 2_000_000  # leaves in one file: 88 MB
 RECORD_BYTES = 128  # around a value in an evidence file
+
+_LEAVES = "topic_id, partition, log_index, ledger_time, leaf_hash"
+_HAS_BYTES = "(notEmpty(raw) OR value_sha256 = SHA256(''))"  # else a purge of payloads has taken them
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,23 @@ class ExportRequest:
         }  # fmt: skip
 
 
+class Source(NamedTuple):
+    """Where an export reads, in SQL. What was purged is still there as leaves, and is never shown."""
+
+    leaves: str  # rows with the columns of _LEAVES
+    shown: str  # the condition for what is shown
+    has_purges: bool
+
+
+def source_of(request: ExportRequest, *, has_purges: bool) -> Source:
+    """Where to read for a request; `has_purges`: whether something was ever purged from this ledger."""
+    shown = f"{request.times()} AND {request.condition()}"
+    if not has_purges:
+        return Source(LEDGER, shown, has_purges)
+    both = f"(SELECT {_LEAVES} FROM {LEDGER} UNION ALL SELECT {_LEAVES} FROM {PURGED} FINAL)"
+    return Source(both, f"{shown} AND {_HAS_BYTES}", has_purges)
+
+
 class LogRange(NamedTuple):
     """The records of one log in the range of time: `first` to `behind` - 1, under the head at `place`."""
 
@@ -126,14 +146,14 @@ class Chunk(NamedTuple):
 
 
 def log_ranges(
-    reader: ClickHouseLeafReader, chain: Chain, size: int, request: ExportRequest
+    reader: ClickHouseLeafReader, chain: Chain, size: int, request: ExportRequest, source: Source
 ) -> tuple[list[LogRange], int]:
     """The range of each log that has a head under the checkpoint of this size; how many records of the range of time
     are in the ledger, and not under it. Ledger time never decreases within a log: what isn't so does not verify."""
     rows = reader.query(
         "SELECT toString(topic_id), partition, "
         "countIf(ledger_time < fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')), count() "
-        f"FROM {LEDGER} WHERE ledger_time < fromUnixTimestamp64Micro({{to_us:Int64}}, 'UTC') GROUP BY 1, 2",
+        f"FROM {source.leaves} WHERE ledger_time < fromUnixTimestamp64Micro({{to_us:Int64}}, 'UTC') GROUP BY 1, 2",
         request.parameters(),
     )
     counted = {LogId(topic_id, partition): (int(before), int(until)) for topic_id, partition, before, until in rows}
@@ -146,7 +166,19 @@ def log_ranges(
         before, until = (min(head.size, count) for count in counted.get(head.log, (0, 0)))
         ranges.append(LogRange(head, places[head], before, until))
     stored = sum(until - before for before, until in counted.values())
-    return ranges, stored - sum(one.behind - one.first for one in ranges)
+    unsigned = stored - sum(one.behind - one.first for one in ranges)
+    if source.has_purges:
+        ranges = [_widened(reader, one) for one in ranges]
+    return ranges, unsigned
+
+
+def _widened(reader: ClickHouseLeafReader, one: LogRange) -> LogRange:
+    """The range up to the nearest records on both sides that are still there: what a purge took can't say its time."""
+    [[before, after]] = reader.query(
+        f"SELECT maxIf(log_index + 1, log_index < {one.first}), minOrNullIf(log_index, log_index >= {one.behind}) "
+        f"FROM {LEDGER} WHERE {where(one.head)} AND log_index < {one.head.size}"
+    )
+    return one._replace(first=int(before), behind=one.head.size if after is None else int(after))
 
 
 def where(head: Head) -> str:
@@ -154,11 +186,13 @@ def where(head: Head) -> str:
     return f"topic_id = toUUID('{head.log.topic_id}') AND partition = {int(head.log.partition)}"
 
 
-def plan(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest) -> list[list[Chunk]]:
+def plan(
+    reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest, source: Source
+) -> list[list[Chunk]]:
     """The records of all ranges, in order: what goes into the files of each part, and in each query for them."""
     parts: list[list[Chunk]] = []
     rows = size = hidden = 0
-    counted = _counted(reader, ranges, request)
+    counted = _counted(reader, ranges, request, source)
     for number, one in enumerate(ranges):
         chunk, chunk_bytes = Chunk(number, one.first, one.first, 0), 0
         for block, block_bytes in _blocks(counted, number, one):
@@ -184,10 +218,10 @@ def plan(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRe
 _Counted = dict[tuple[LogId, int], tuple[int, int]]  # records and bytes that are shown, by log and block
 
 
-def _counted(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest) -> _Counted:
+def _counted(reader: ClickHouseLeafReader, ranges: list[LogRange], request: ExportRequest, source: Source) -> _Counted:
     rows = reader.query(
         f"SELECT toString(topic_id), partition, intDiv(log_index, {BLOCK_ROWS}), count(), sum(length(raw)) "
-        f"FROM {LEDGER} WHERE {request.times()} AND {request.condition()} GROUP BY 1, 2, 3",
+        f"FROM {LEDGER} WHERE {source.shown} GROUP BY 1, 2, 3",
         request.parameters(),
     )
     counted = {(LogId(topic_id, partition), int(block)): (int(shown), int(size))
@@ -198,7 +232,7 @@ def _counted(reader: ClickHouseLeafReader, ranges: list[LogRange], request: Expo
             [[shown, size]] = reader.query(
                 f"SELECT count(), sum(length(raw)) FROM {LEDGER} WHERE {where(one.head)} "
                 f"AND log_index >= {block * BLOCK_ROWS} AND log_index < {one.behind} "
-                f"AND {request.times()} AND {request.condition()}",
+                f"AND {source.shown}",
                 request.parameters(),
             )
             counted[one.head.log, block] = int(shown), int(size)

@@ -20,6 +20,7 @@ from agentledger.sinks.verify_export import EVENT_ID, NO_SCHEMA
 
 _BOUNDARY = (
     "log_index, offset, toUnixTimestamp64Micro(ledger_time), base64Encode(substring(raw, 1, 42)), schema_sha256, "
+    "toString(event_id), "
     "lower(hex(key_sha256)), lower(hex(headers_sha256)), lower(hex(value_sha256))"
 )
 
@@ -81,9 +82,12 @@ class ExportProofs:
                 f"{len(rows)} rows have index {index}", where=f"{one.head.topic}/{one.head.log.partition}",
                 next_step="run: agentledger verify --all",
             )  # fmt: skip
-        found, offset, time_us, value, schema, *digests = rows[0]
-        match = EVENT_ID.match(base64.b64decode(value), 5) if bytes(schema) != NO_SCHEMA else None
-        return [found, offset, time_us, match.group(1).decode() if match else "", bytes(schema).hex(), *digests]
+        found, offset, time_us, value, schema, column, *digests = rows[0]
+        event_id = ""
+        if bytes(schema) != NO_SCHEMA:
+            match = EVENT_ID.match(base64.b64decode(value), 5)
+            event_id = match.group(1).decode() if match else "" if value else column  # a purge may have taken the bytes
+        return [found, offset, time_us, event_id, bytes(schema).hex(), *digests]
 
 
 def _texts(hashes: Sequence[bytes]) -> list[str]:

@@ -16,6 +16,10 @@ _FILTERED = """This export was FILTERED. Every record in it is authentic: it sto
     not shown, hidden-* holds its place and its hash: whoever has that record can be asked for it, and it is checked
     against this hash. So it can't be denied that there are others, nor how many."""
 
+_PURGED = """This export is complete BUT FOR WHAT WAS PURGED. Every record in it stood in the ledger as it stands
+    here, at its place and time. Records whose time had come were taken out of the ledger, or their content was: for each of
+    them, hidden-* holds its place and its hash. Whoever keeps the ledger has the purge's approvals by two people."""
+
 
 def readme(request: ExportRequest, manifest: dict[str, Any], names: Sequence[str]) -> str:
     """README.txt of an export, in plain words. `names` are those of its files."""
@@ -33,7 +37,7 @@ WHAT IS IN IT
     The last checkpoint that it rests on was signed at {_time(signed_us, "")}.
 
 WHAT IT PROVES
-    {_COMPLETE if manifest["complete"] else _FILTERED}
+    {_COMPLETE if manifest["complete"] else _FILTERED if request.is_filtered else _PURGED}
 
 HOW TO CHECK IT
     You need Python 3.11 or newer, its package "cryptography" (pip install cryptography), and the public key of the
@@ -56,7 +60,7 @@ WHAT THE FILES ARE
     evidence-*       each record as it was received. Little-endian: number of its log in manifest.json (4 bytes), index,
                      offset, ledger time in microseconds since 1970 (8 bytes each), SHA-256 of the writer's schema, of
                      key and of headers (32 bytes each), length of the value (LEB128), the exact value.
-    hidden-*         of each record that a filter left out: number of its log (4 bytes), index (8), hash (32).
+    hidden-*         of each record that is not shown: number of its log (4 bytes), index (8), hash (32).
     manifest.json    what was asked for, SHA-256 of every file, the schemas, the checkpoint, and the proofs.
     manifest.sig     its signature (C2SP signed-note, Ed25519).
 

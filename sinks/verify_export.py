@@ -375,7 +375,7 @@ def read_open(file: BinaryIO) -> Iterator[Record]:
 
 
 def read_hidden(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Number of the log, index and leaf of the records in hidden-*, which stand for those that a filter left out."""
+    """Number of the log, index and leaf of the records in hidden-*, which stand for those that were left out."""
     with path.open("rb") as file:
         while raw := file.read(HIDDEN.size):
             yield HIDDEN.unpack(raw)
@@ -573,9 +573,12 @@ def describe(found: dict[str, Any]) -> str:
         what = f"{what}; of the range of time, as it was signed at {at}, no record is missing."
     else:
         what = (
-            f"{what} at {at}. {found['hidden']} other records of the range of time are not shown: the export was "
-            "filtered. That proves what is shown, and not that the filter left out the right ones."
+            f"{what} at {at}. {found['hidden']} other records of the range of time are not shown, but for their hashes"
         )
+        if any(found["query"][name] for name in ("tenant_id", "run_id", "event_types")):
+            what += ": the export was filtered. That the filter left out the right ones is not proven."
+        else:
+            what += ": the exporter says that they were purged."
     return f"{what} It goes on from the previous export." if found["continues_previous"] else what
 
 

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from urllib3.exceptions import ProtocolError
 
 from agentledger.infra.cli import main
+from agentledger.schemas.compact_range import CompactRange
 from agentledger.schemas.errors import BrokerError, IntegrityError, StoreError, UsageError
 from agentledger.schemas.events import RunStarted
 from agentledger.schemas.hashing import canonical_json
+from agentledger.schemas.heads import LogId
 from agentledger.schemas.notes import SignerKey, sign_note
 from agentledger.sinks import export_plan, export_proofs
 from agentledger.sinks import leaves as leaves_module
@@ -29,8 +31,10 @@ from agentledger.sinks.export_check import RowCheck
 from agentledger.sinks.export_event import ExportFacts
 from agentledger.sinks.export_plan import FORMATS, ExportRequest
 from agentledger.sinks.leaves import ClickHouseLeafReader
+from agentledger.sinks.retention import carry_out
 from agentledger.sinks.tables import LEDGER
-from agentledger.sinks.verify_export import BadExportError, Key, read_manifest
+from agentledger.sinks.tombstones import PlannedLog, PurgePlan
+from agentledger.sinks.verify_export import BadExportError, Key, describe, read_manifest
 from tests.evidence_rig import CODEC, EvidenceRig, event
 from tests.export_rig import SignedLedger
 
@@ -186,6 +190,46 @@ def test_a_key_that_was_rotated(other_rig: EvidenceRig, tmp_path: Path) -> None:
     ledger.grow()
     assert ledger.export("after", previous=tmp_path / "before")["continues_previous"]
     assert (ledger.verify("before"), ledger.verify("after")["records"]) == (found, 60)
+
+
+def purge(ledger: SignedLedger, data_class: str, log: int, *indexes: tuple[int, int]) -> None:
+    """Take rows away as `agentledger retention purge` does."""
+    reader = ClickHouseLeafReader(ledger.rig.url)
+    place = ledger.logs[log]
+    log_id = LogId(place.topic_id, place.partition)
+    ranges = []
+    for first, behind in indexes:
+        ranges.append(CompactRange(first))
+        ranges[-1].extend(reader.leaves(log_id, first, behind))
+    carry_out(
+        reader, PurgePlan("t", data_class, 2**52, 1, (PlannedLog(place.topic, log_id, tuple(ranges)),))
+    )  # fmt: skip
+
+
+def test_what_was_purged_is_left_out_and_its_hashes_are_shown(other_rig: EvidenceRig, tmp_path: Path) -> None:
+    ledger = SignedLedger(other_rig, tmp_path)
+    ledger.grow()
+    ledger.grow()
+    times = [ledger.time_us(0, index) for index in range(20)]
+    assert ledger.export("before")["complete"]
+    purge(ledger, "trail", 0, (0, 2), (4, 7))
+    purge(ledger, "trail", 1, (10, 19))
+    purge(ledger, "payloads", 2, (3, 4), (5, 8))
+    found = ledger.export("all", file_format="csv")
+    assert (found["complete"], found["records"], found["hidden"]) == (False, 42, 18)
+    assert verify(ledger, tmp_path / "all") == {**found, "rows": 42 - 9}
+    assert "BUT FOR WHAT WAS PURGED" in (tmp_path / "all/README.txt").read_text("utf-8")
+    assert describe(found).endswith("not shown, but for their hashes: the exporter says that they were purged.")
+    for first, behind in ((0, 1), (1, 5), (5, 6), (7, 9), (6, 12), (12, 15), (15, 20), (3, 4)):
+        name = f"{first}-{behind}"
+        asked = {"from_us": times[first], "to_us": times[behind] if behind < 20 else None}
+        found = ledger.export(name, **asked)
+        assert ledger.verify(name) == found
+        assert found["records"] > 0
+    found = ledger.export("filtered", run_id="run-3")
+    assert (ledger.verify("filtered"), found["records"] + found["hidden"]) == (found, 60)
+    other_rig.command("DROP TABLE agentledger.ledger_purges")
+    other_rig.command("TRUNCATE TABLE agentledger.ledger_purged")
 
 
 def test_cells_of_a_csv_are_never_formulas(out: Path) -> None:

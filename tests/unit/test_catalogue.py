@@ -40,7 +40,15 @@ DESIGN_RECORDS = [
     "GapDetected",
     "ConflictDetected",
 ]
-FOR_BUDGETS_AND_ALERTS = ["AlertUpdated", "BudgetDeclared", "HoldDecided", "HoldReported", "HoldRequested", "RetentionRecorded", "Ticked"]
+FOR_BUDGETS_AND_ALERTS = [
+    "AlertUpdated",
+    "BudgetDeclared",
+    "HoldDecided",
+    "HoldReported",
+    "HoldRequested",
+    "RetentionRecorded",
+    "Ticked",
+]
 
 
 def test_the_catalogue_holds_the_records_of_the_design() -> None:

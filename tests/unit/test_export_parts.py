@@ -17,7 +17,7 @@ from agentledger.schemas.heads import Head, LogId
 from agentledger.sinks import export_plan
 from agentledger.sinks.export_columns import data_columns, selection
 from agentledger.sinks.export_event import ExportFacts, export_event
-from agentledger.sinks.export_plan import FORMATS, ExportRequest, LogRange, plan
+from agentledger.sinks.export_plan import FORMATS, ExportRequest, LogRange, plan, source_of
 from agentledger.sinks.tables import typed_columns
 
 OUT = Path("out")
@@ -80,8 +80,9 @@ def test_what_is_asked_for_never_stands_in_the_sql(tenant_id: str, run_id: str) 
 def test_parts_hold_the_whole_range_in_order_and_are_bounded(shown: list[int], size: int, first: int) -> None:
     behind = max(first + 1, (len(shown) - 1) * 1000 + 1)
     request = ExportRequest(OUT, "csv", run_id="r")
+    source = source_of(request, has_purges=False)
     ranges = [LogRange(head(behind), 0, first, behind), LogRange(head(behind, 1), 1, 0, behind)]
-    parts = plan(BlockReader(shown, size), ranges, request)  # type: ignore[arg-type]
+    parts = plan(BlockReader(shown, size), ranges, request, source)  # type: ignore[arg-type]
     chunks = [chunk for part in parts for chunk in part]
     for number, one in enumerate(ranges):
         mine = [chunk for chunk in chunks if chunk.log == number]
@@ -97,7 +98,8 @@ def test_parts_hold_the_whole_range_in_order_and_are_bounded(shown: list[int], s
 
 def test_an_empty_range_has_no_parts() -> None:
     request = ExportRequest(OUT, "csv")
-    assert plan(BlockReader([], 1), [LogRange(head(5), 0, 2, 2)], request) == []  # type: ignore[arg-type]
+    source = source_of(request, has_purges=False)
+    assert plan(BlockReader([], 1), [LogRange(head(5), 0, 2, 2)], request, source) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("file_format", sorted(FORMATS))
@@ -115,7 +117,8 @@ def test_the_event_of_an_export_is_the_same_for_the_same_manifest() -> None:
     event = export_event(facts, "ann")
     codec = Codec(open_registry())
     assert codec.decode(codec.encode(event)) == event
-    assert (event.tenant_id, event.actor, event.evidence_ids) == ("acme", "ann", [f"sha256:{'ab' * 32}"])
+    assert (event.tenant_id, event.run_id, event.actor) == ("acme", "", "ann")
+    assert event.evidence_ids == [f"sha256:{'ab' * 32}"]
     assert json.loads(event.labels["query"]) == query
     assert export_event(facts, "bob").event_id == event.event_id
     assert export_event(facts._replace(manifest_sha256="cd" * 32), "ann").event_id != event.event_id

@@ -1,0 +1,103 @@
+"""The local stack's programs and commands sign in as users of their own; decisions on retention go through it live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentledger.producers import Ledger
+from agentledger.producers.personal import PersonalFields
+from agentledger.schemas.subject_keys import FileSubjectKeys
+from tests.running_stack import RunningStack
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    running = RunningStack(tmp_path_factory.mktemp("users"))
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+def password(stack: RunningStack, user: str) -> str:
+    path = stack.data_dir / "access" / f"{user}.password"
+    assert path.stat().st_mode & 0o077 == 0
+    return path.read_text("utf-8").strip()
+
+
+def test_each_program_signs_in_as_itself_and_works(stack: RunningStack) -> None:
+    for program, user in (("writer", "writer"), ("signer", "signer"), ("reconcile", "auditor")):
+        variables = Path(f"/proc/{stack.pid(program)}/environ").read_bytes().decode().split("\0")
+        assert f"AGENTLEDGER_CLICKHOUSE_USER={user}" in variables
+        assert f"AGENTLEDGER_CLICKHOUSE_PASSWORD={password(stack, user)}" in variables
+    sql = (
+        "SELECT count() > 0 AS written, countIf(event_type = 'CheckpointSigned') > 0 AS signed FROM agentledger.ledger"
+    )
+    assert stack.settle(sql, lambda row: row["signed"]) == {"written": 1, "signed": 1}
+
+
+def test_who_only_looks_can_only_look(stack: RunningStack) -> None:
+    assert stack.one("SELECT currentUser() AS user") == {"user": "auditor"}
+    refused = stack.cli("query", "INSERT INTO agentledger.ledger (partition) VALUES (1)", check=False)
+    assert (refused.returncode, "ACCESS_DENIED" in refused.stderr) == (1, True)
+    stack.env |= {
+        "AGENTLEDGER_CLICKHOUSE_USER": "analyst",
+        "AGENTLEDGER_CLICKHOUSE_PASSWORD": password(stack, "analyst"),
+    }
+    try:
+        assert stack.query("SELECT DISTINCT tenant_id FROM agentledger.ledger WHERE tenant_id != 'default'") == []
+        stack.env["AGENTLEDGER_CLICKHOUSE_PASSWORD"] = "wrong"
+        assert "Authentication failed" in stack.cli("query", "SELECT 1", check=False).stderr
+    finally:
+        del stack.env["AGENTLEDGER_CLICKHOUSE_USER"], stack.env["AGENTLEDGER_CLICKHOUSE_PASSWORD"]
+
+
+def test_roles_in_sql_are_not_for_this_server(stack: RunningStack) -> None:
+    for command in (["access", "apply"], ["access", "user", "ann", "--role", "analyst", "--tenant", "acme"]):
+        refused = stack.cli(*command, check=False)
+        assert refused.returncode == 2
+        assert "doesn't let us manage roles and users in SQL" in refused.stderr
+        sql = stack.cli(*command, "--dry-run").stdout
+        assert sql.startswith("CREATE ")
+        assert sql.count(";\n") > 5
+    assert "user auditor (users_xml)" in stack.cli("access", "show").stdout
+    wrong = stack.cli("access", "user", "ann", "--role", "analyst", check=False)
+    assert "analyst ann has no tenant" in wrong.stderr
+
+
+def test_decisions_and_an_erasure_reach_the_ledger(stack: RunningStack, tmp_path: Path) -> None:
+    public = [stack.cli("retention", "key", name, "--out", str(tmp_path / name)).stdout for name in ("ann", "bob")]
+    (stack.data_dir / "signer" / "approvers.pub").write_text("".join(public), "utf-8")
+    stack.cli("retention", "set", "--days", "400", "--reason", "law", "--key", str(tmp_path / "ann"))
+    stack.cli("retention", "hold", "h", "--tenant", "acme", "--reason", "r", "--key", str(tmp_path / "bob"))
+    personal = PersonalFields(
+        FileSubjectKeys(stack.data_dir / "subjects"), {"email"}, subject=lambda value: value["id"]
+    )
+    servers = stack.endpoints()["kafka_bootstrap_servers"]
+    with Ledger(agent_id="a", bootstrap_servers=servers, keep_content=True, personal=personal) as ledger:
+        target = personal.seal("ann@example.com", tenant_id="default", subject="ann")
+        with ledger.run("w", run_id="about-ann") as run:
+            arguments = {"id": "ann", "email": "ann@example.com"}
+            with run.tool_call("mail", arguments=arguments, target=target):
+                pass
+    decisions = (
+        "SELECT countIf(event_type = 'RetentionRecorded') AS said, countIf(run_id = 'about-ann') AS facts FROM ledger"
+    )
+    assert stack.settle(decisions, lambda row: row["said"] == 2 and row["facts"] >= 3)["said"] == 2
+    assert "trail: 400 days" in stack.cli("retention", "show").stdout
+    assert "LEGAL HOLD h: r" in stack.cli("retention", "show", "--tenant", "acme").stdout
+    assert "ann@example.com" in stack.cli("run", "about-ann").stdout
+    erased = json.loads(stack.cli("subjects", "erase", "ann", "--reason", "request 12", "--yes").stdout)
+    shown = stack.cli("run", "about-ann").stdout
+    assert "[erased]" in shown
+    assert "ann@example.com" not in shown
+    tombstone = f"SELECT kind, reason FROM ledger WHERE event_id = '{erased['tombstone']}'"
+    assert stack.settle(tombstone, bool) == {"kind": "erasure", "reason": "request 12"}
+    assert "VERIFIED" in stack.cli("verify", "--all").stdout
