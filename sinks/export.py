@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,8 @@ from agentledger.sinks.verify_export import BROKEN, Records, read_hidden, read_r
 
 STATE = ".export.json"
 BLOCK_BYTES = 1 << 20
+STREAMS = 2  # from ClickHouse at a time: more would starve the writer on a small server
+PARTS_AHEAD = 1  # being written while one is checked
 # Snappy is what pandas and Spark write, too: ClickHouse's own choice, zstd, takes a third more time for the same rows.
 SETTINGS = (
     "SETTINGS output_format_parquet_compression_method = 'snappy', "
@@ -54,6 +57,8 @@ _EVIDENCE = (
     "toUInt32({log}), log_index, offset, toUnixTimestamp64Micro(ledger_time), schema_sha256, key_sha256, "
     "headers_sha256, raw"
 )
+
+_Entry = dict[str, Any]  # of a file in the manifest
 
 
 class Export:
@@ -118,10 +123,7 @@ class Export:
         checkpoint = Checkpoint.parse(Note.parse(manifest["checkpoint"]).text)
         with self._as_signed():
             records = Records(manifest, (checkpoint.size, checkpoint.root))
-        with ThreadPoolExecutor(1, "export") as pool:
-            for number, part in enumerate(parts, 1):
-                self._part(number, part, manifest, records, pool)
-                progress(sum(chunk.behind - chunk.first for chunk in part))
+        self._write_parts(parts, manifest, records, progress)
         manifest |= {"counts": records.counts, "complete": records.hidden == 0}
         with self._as_signed():
             records.finish()
@@ -197,33 +199,59 @@ class Export:
         (self._folder / STATE).unlink()
         sync_folder(self._folder)
 
-    def _part(
-        self, number: int, part: list[Chunk], manifest: dict[str, Any], records: Records, pool: ThreadPoolExecutor
+    def _write_parts(
+        self, parts: list[list[Chunk]], manifest: dict[str, Any], records: Records, progress: Callable[[int], None]
     ) -> None:
-        """Write the files of one part if they aren't there, and check its evidence as it is on disk."""
-        known = self._state["parts"].get(str(number))
-        is_shown, is_hidden = any(chunk.shown for chunk in part), any(chunk.hidden for chunk in part)
-        evidence, hidden = (self._folder / f"{kind}-{number:06}.bin" for kind in ("evidence", "hidden"))
-        data: Future[dict[str, Any]] | None = None
-        files: list[dict[str, Any]] = []
-        if known is None:
-            if is_shown and self._request.file_format != OCSF:
-                data = pool.submit(self._write, self._data_name(number), self._data(part, manifest))
-            if is_shown:
-                files.append(self._write(evidence.name, self._evidence(part, manifest)))
-            if is_hidden:
-                files.append(self._write(hidden.name, self._hidden(part, manifest)))
-            if is_shown and self._request.file_format == OCSF:
-                data = pool.submit(self._write, self._data_name(number), self._ocsf(evidence, manifest))
-        with self._as_signed():  # while ClickHouse writes the data
-            shown = read_records(evidence) if is_shown else iter(())
-            records.take(shown, read_hidden(hidden) if is_hidden else iter(()))
-        if known is None:
-            self._state["parts"][str(number)] = [*([data.result()] if data else []), *files]
-            self._save()
+        """Write the parts that aren't there, and check the evidence of all as it is on disk: ClickHouse works on the
+        next parts while one is checked."""
+        pool = ThreadPoolExecutor(STREAMS, "export")
+        ahead: deque[tuple[int, list[Chunk], list[Future[_Entry]]]] = deque()
+        try:
+            for number, part in enumerate(parts, 1):
+                ahead.append((number, part, self._begin_part(number, part, manifest, pool)))
+                if len(ahead) > PARTS_AHEAD:
+                    self._end_part(*ahead.popleft(), records, progress)
+            while ahead:
+                self._end_part(*ahead.popleft(), records, progress)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _data_name(self, number: int) -> str:
-        return f"data-{number:06}.{self._request.ending}"
+    def _begin_part(
+        self, number: int, part: list[Chunk], manifest: dict[str, Any], pool: ThreadPoolExecutor
+    ) -> list[Future[_Entry]]:
+        """Have the files of a part written, the evidence first; none where they are there."""
+        if str(number) in self._state["parts"]:
+            return []
+        files: list[Future[_Entry]] = []
+        if any(chunk.hidden for chunk in part):
+            files.append(pool.submit(self._write, self._name("hidden", number), self._hidden(part, manifest)))
+        if any(chunk.shown for chunk in part):
+            evidence = pool.submit(self._write, self._name("evidence", number), self._evidence(part, manifest))
+            data = self._data(part, manifest)
+            if self._request.file_format == OCSF:
+                data = self._ocsf(evidence, manifest)
+            files += [evidence, pool.submit(self._write, f"data-{number:06}.{self._request.ending}", data)]
+        return files
+
+    def _end_part(
+        self, number: int, part: list[Chunk], files: list[Future[_Entry]], records: Records,
+        progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        """Check the evidence of a part, and remember that it is done."""
+        is_shown, is_hidden = any(chunk.shown for chunk in part), any(chunk.hidden for chunk in part)
+        for file in files[: is_hidden + is_shown]:
+            file.result()
+        with self._as_signed():
+            shown = read_records(self._folder / self._name("evidence", number)) if is_shown else iter(())
+            hidden = read_hidden(self._folder / self._name("hidden", number)) if is_hidden else iter(())
+            records.take(shown, hidden)
+        if files:
+            self._state["parts"][str(number)] = [file.result() for file in reversed(files)]
+            self._save()
+        progress(sum(chunk.behind - chunk.first for chunk in part))
+
+    def _name(self, kind: str, number: int) -> str:
+        return f"{kind}-{number:06}.bin"
 
     def _data(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
         schemas = [json.loads(text) for text in manifest["schemas"].values()]
@@ -256,10 +284,11 @@ class Export:
                     f"WHERE {self._rows(manifest, chunk)} AND {which} ORDER BY log_index FORMAT RowBinary"
                 )
 
-    def _ocsf(self, evidence: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
+    def _ocsf(self, evidence: Future[_Entry], manifest: dict[str, Any]) -> Iterator[bytes]:
         words = [given["head"].split(" ") for given in manifest["logs"]]
+        records = read_records(self._folder / evidence.result()["name"])
         reader = RecordReader(manifest["schemas"])
-        return ocsf_lines(reader, read_records(evidence), lambda log: (words[log][1], int(words[log][3])))
+        yield from ocsf_lines(reader, records, lambda log: (words[log][1], int(words[log][3])))
 
     def _rows(self, manifest: dict[str, Any], chunk: Chunk) -> str:
         """The condition for the rows of a chunk. What is in it was checked when the head was read."""
@@ -281,7 +310,7 @@ class Export:
                 next_step="ask for the same export again: it goes on where it was",
             ) from None
 
-    def _write(self, name: str, blocks: Iterable[bytes]) -> dict[str, Any]:
+    def _write(self, name: str, blocks: Iterable[bytes]) -> _Entry:
         """Write a file, whole or not at all; its entry in the manifest."""
         path = self._folder / name
         temporary = path.with_name(f".{name}.new")

@@ -171,7 +171,7 @@ def _readable(evidence: Path) -> Iterator[tuple[int, Record]]:
     """The readable records of a file, each with where it begins."""
     with evidence.open("rb") as file:
         at = 0
-        for record in read_open(file):
+        for record in map(Record._make, read_open(file)):
             if any(record.schema):
                 yield at, record
             at = file.tell()

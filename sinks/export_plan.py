@@ -23,9 +23,9 @@ TIME_US_MAX = 2**53  # the year 2255: beyond it, JSON has no exact number
 TEXT_CHARACTERS_MAX = 1000  # of a tenant or a run that is asked for
 
 BLOCK_ROWS = 1000  # of one log: the smallest thing that is planned; 1 GB where each record is as large as can be
-PART_ROWS_MAX = 200_000  # shown in the files of one part
-PART_BYTES_MAX = 128 * 1024 * 1024
-CHUNK_ROWS_MAX = 100_000  # of one log in one query: sorted in the server's memory
+PART_ROWS_MAX = 50_000  # shown in the files of one part
+PART_BYTES_MAX = 64 * 1024 * 1024
+CHUNK_ROWS_MAX = 50_000  # of one log in one query: sorted in the server's memory
 CHUNK_BYTES_MAX = 64 * 1024 * 1024
 HIDDEN_MAX = 2_000_000  # leaves in one file: 88 MB
 RECORD_BYTES = 128  # around a value in an evidence file

@@ -17,8 +17,8 @@ _FILTERED = """This export was FILTERED. Every record in it is authentic: it sto
     against this hash. So it can't be denied that there are others, nor how many."""
 
 _PURGED = """This export is complete BUT FOR WHAT WAS PURGED. Every record in it stood in the ledger as it stands
-    here, at its place and time. Records whose time had come were taken out of the ledger, or their content was: for each of
-    them, hidden-* holds its place and its hash. Whoever keeps the ledger has the purge's approvals by two people."""
+    here, at its place and time. Records whose time had come were taken out of the ledger, or their content was: for
+    each of them, hidden-* holds its place and its hash. Whoever keeps the ledger has two people's approvals."""
 
 
 def readme(request: ExportRequest, manifest: dict[str, Any], names: Sequence[str]) -> str:

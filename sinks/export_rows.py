@@ -12,7 +12,7 @@ import fastavro
 
 from agentledger.schemas.codec import HEADER_BYTES, without_logical_types
 from agentledger.sinks.ocsf import ocsf_event
-from agentledger.sinks.verify_export import NO_SCHEMA, BadExportError, Record
+from agentledger.sinks.verify_export import NO_SCHEMA, BadExportError, Fields, Record
 
 Place = Callable[[int], tuple[str, int]]  # number of a log to topic and partition
 
@@ -36,9 +36,9 @@ class RecordReader:
                 schema["name"], fastavro.parse_schema(without_logical_types(schema))
             )  # fmt: skip
 
-    def read(self, records: Iterable[Record]) -> Iterator[ReadRecord]:
+    def read(self, records: Iterable[Fields]) -> Iterator[ReadRecord]:
         """Each readable record with its fields; times are microseconds. Raises BadExportError."""
-        for record in records:
+        for record in map(Record._make, records):
             if record.schema == NO_SCHEMA:
                 continue
             name, schema = self._schemas[record.schema]
@@ -51,7 +51,7 @@ class RecordReader:
             yield ReadRecord(record, name, fields)
 
 
-def ocsf_lines(reader: RecordReader, records: Iterable[Record], place: Place) -> Iterator[bytes]:
+def ocsf_lines(reader: RecordReader, records: Iterable[Fields], place: Place) -> Iterator[bytes]:
     """A line of JSON for each readable record."""
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
     for record, name, fields in reader.read(records):

@@ -142,8 +142,9 @@ def _tokens(record: dict[str, Any]) -> dict[str, int]:
         "prompt_tokens": sum(one for one in prompt if one) if prompt[0] is not None else None,
         "completion_tokens": sum(one for one in completion if one) if completion[0] is not None else None,
     }
-    found = {key: count for key, count in known.items() if count is not None}
-    return found | {"total_tokens": sum(found.values())} if len(found) == len(known) else found
+    if None not in known.values():
+        known["total_tokens"] = sum(count or 0 for count in known.values())
+    return {key: count for key, count in known.items() if count is not None and abs(count) < 2**53}
 
 
 def _exact(value: Any) -> Any:

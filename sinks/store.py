@@ -38,6 +38,7 @@ INSERT_SETTINGS: dict[str, Any] = {
     "min_insert_block_size_rows": 1_048_576,
     "min_insert_block_size_bytes": 1 << 30,
     "max_insert_threads": 1,
+    "compile_expressions": 0,  # a second of compiling for expressions that only take bytes apart
     "query_plan_enable_optimizations": 0,  # there is nothing to optimize, and looking for it is a third of planning
     "max_threads": 1,
     "max_memory_usage": INSERT_MEMORY_BYTES_MAX,

@@ -294,6 +294,13 @@ class Log:
             raise BadExportError(f"{self.name}: index {found} stands where {index} must")
         return self.leaf(index, offset, time_us, event_id.encode(), [bytes.fromhex(one) for one in digests])
 
+    def check_next(self, index: int) -> None:
+        """Raise BadExportError unless the next record is the one with this index."""
+        if index != self.next:
+            raise BadExportError(f"{self.name}: index {index} stands where {self.next} must")
+        if index >= self.behind:
+            raise BadExportError(f"{self.name}: index {index} is behind the range, which ends at {self.behind}")
+
     def hide(self, leaf: bytes) -> None:
         """Take the leaf of the next record, which the export does not show."""
         self.leaves.append(leaf)
@@ -301,9 +308,9 @@ class Log:
         if len(self.leaves) >= LEAVES_MAX:
             self.flush()
 
-    def show(self, record: Record) -> None:
-        """Take the next record, which the export shows."""
-        _, index, offset, time_us, schema, key, headers, value = record
+    def show(self, offset: int, time_us: int, schema: bytes, rest: Sequence[bytes]) -> None:
+        """Take the next record, which the export shows; `rest` is SHA-256 of key and of headers, and the value."""
+        index, (key, headers, value) = self.next, rest
         if time_us < self.time_us:
             raise BadExportError(
                 f"{self.name} index {index}: its time is before that of the range or of an earlier record"
@@ -313,10 +320,11 @@ class Log:
         self.time_us = time_us
         match = EVENT_ID.match(value, 5) if schema != NO_SCHEMA else None
         digests = schema, key, headers, hashlib.sha256(value).digest()
-        self.hide(self.leaf(index, offset, time_us, match.group(1) if match else b"", digests))
+        self.leaves.append(self.leaf(index, offset, time_us, match[1] if match else b"", digests))
+        self.next = index + 1
 
     def flush(self) -> None:
-        """Put the leaves that have come into the tree."""
+        """Put the leaves that have come into the tree: many at once, which is quicker."""
         self.tree.extend(self.leaves)
         self.leaves = []
 
@@ -340,6 +348,9 @@ class Log:
 # --- the evidence files ---
 
 
+Fields = tuple[int, int, int, int, bytes, bytes, bytes, bytes]
+
+
 class Record(NamedTuple):
     """A record that the export shows: what its leaf commits to, and its bytes."""
 
@@ -353,25 +364,27 @@ class Record(NamedTuple):
     value: bytes
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records in a file evidence-*."""
+def read_records(path: Path) -> Iterator[Fields]:
+    """The fields of each `Record` in a file evidence-*."""
     with path.open("rb") as file:
         yield from read_open(file)
 
 
-def read_open(file: BinaryIO) -> Iterator[Record]:
+def read_open(file: BinaryIO) -> Iterator[Fields]:
     """Records: little-endian numbers, hashes, and the value with its length (LEB128) before it."""
-    while head := file.read(RECORD.size):
-        fields = RECORD.unpack(head)
-        length = shift = 0
-        while (byte := file.read(1)[0]) >= 0x80:
-            length |= (byte & 0x7F) << shift
-            shift += 7
-        length |= byte << shift
-        value = file.read(length)
+    read, unpack, size = file.read, RECORD.unpack, RECORD.size
+    while head := read(size):
+        length = read(1)[0]
+        if length >= 0x80:
+            length, shift = length & 0x7F, 7
+            while (byte := read(1)[0]) >= 0x80:
+                length |= (byte & 0x7F) << shift
+                shift += 7
+            length |= byte << shift
+        value = read(length)
         if len(value) != length:
             raise BadExportError("an evidence file ends in the middle of a record")
-        yield Record._make((*fields, value))
+        yield (*unpack(head), value)
 
 
 def read_hidden(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -392,29 +405,31 @@ class Records:
         self.counts: dict[str, int] = {}
         self.hidden = 0
 
-    def take(self, shown: Iterator[Record], hidden: Iterator[tuple[int, int, bytes]]) -> None:
+    def take(self, shown: Iterator[Fields], hidden: Iterator[tuple[int, int, bytes]]) -> None:
         """Take the records of one part, shown and hidden, each in order of their logs. Raises BadExportError."""
-        record, other = next(shown, None), next(hidden, None)
-        logs, counts, types = self.logs, self.counts, self.types
-        while record or other:
-            number = min(one[0] for one in (record, other) if one)
+        counts: dict[bytes, int] = {}
+        logs, other = self.logs, next(hidden, None)
+        for number, index, offset, time_us, schema, *rest in shown:
+            while other and other[:2] < (number, index):
+                self._hide(*other)
+                other = next(hidden, None)
             log = logs[number]
-            while True:
-                if record and record.log_index == log.next and record.log == number:
-                    log.show(record)
-                    name = types[record.schema]
-                    counts[name] = counts.get(name, 0) + 1
-                    record = next(shown, None)
-                elif other and other[1] == log.next and other[0] == number:
-                    log.hide(other[2])
-                    self.hidden += 1
-                    other = next(hidden, None)
-                else:
-                    break
-            wrong = [one for one in (record, other) if one and one[0] == number]
-            if wrong or log.next > log.behind:
-                found = wrong[0][1] if wrong else log.behind
-                raise BadExportError(f"{log.name}: index {found} stands where {min(log.next, log.behind)} must")
+            log.check_next(index)
+            log.show(offset, time_us, schema, rest)
+            counts[schema] = counts.get(schema, 0) + 1
+        while other:
+            self._hide(*other)
+            other = next(hidden, None)
+        for schema, count in counts.items():
+            name = self.types[schema]
+            self.counts[name] = self.counts.get(name, 0) + count
+        for log in logs:
+            log.flush()
+
+    def _hide(self, number: int, index: int, leaf: bytes) -> None:
+        self.logs[number].check_next(index)
+        self.logs[number].hide(leaf)
+        self.hidden += 1
 
     def finish(self) -> None:
         """Check that nothing is missing and all is as it was signed. Raises BadExportError."""
@@ -470,7 +485,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
             raise BadExportError(f"{path.name} is not part of the export")
 
 
-def parts_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Iterator[Record], Iterator[Any]]]:
+def parts_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Iterator[Fields], Iterator[Any]]]:
     """What each part of the export shows and hides."""
     names = [file["name"] for file in manifest["files"]]
     numbers = sorted({name[-10:-4] for name in names if name.endswith(".bin")})
