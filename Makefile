@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test check bench events rules-table clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1s/^# //p' Makefile
 	@echo "targets: demo test check bench events rules-table clean"
 
 $(INSTALLED): pyproject.toml
@@ -36,8 +36,9 @@ check: $(INSTALLED)
 	$(BIN)/python -m agentledger.infra.codegen --check
 	$(BIN)/agentledger schemas check
 
+# Two tests at a time: many wait for services most of the time, and each file starts services of its own.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench

@@ -13,7 +13,7 @@ from agentledger.schemas.catalogue import Schema, schema_sha256
 from agentledger.schemas.errors import LedgerConflictError, SchemaError, UnknownSchemaError
 from agentledger.schemas.events import EVENT_TYPES
 from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher
-from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, LogPlace, RowGroup
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, Load, LogPlace, RowGroup
 from agentledger.sinks.store import BatchEntry, LogPosition, StoredId, StoredRow
 from agentledger.sinks.tables import column_of, typed_columns
 
@@ -56,6 +56,7 @@ class Batch:
     doubtful: list[LedgerRow]  # first of their id here, followed by another of other schema: to be decoded beforehand
     firsts: dict[str, bytes]  # event id to value hash, of those that are first here
     rows: int
+    loads: list[Load] | None = None  # the groups, encoded ahead; None once they are sent
 
 
 class Schemas:

@@ -7,14 +7,14 @@ place in the log. After any failure, `reopen` looks at what is written, and the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agentledger.schemas import Codec
 from agentledger.schemas.errors import CodecError, StoreError
 from agentledger.schemas.events import Event
 from agentledger.schemas.ports import Clock, SchemaRegistry
 from agentledger.sinks.batching import Batch, Batcher, Schemas, SourceRecord
-from agentledger.sinks.rows import LedgerRow, LogPlace, RowGroup
+from agentledger.sinks.rows import LedgerRow, Load, LogPlace, RowGroup
 from agentledger.sinks.store import LedgerStore, LogPosition, RowsRefusedError
 from agentledger.sinks.tables import typed_columns
 
@@ -64,7 +64,9 @@ class Flusher:
     def prepare(self, records: list[SourceRecord], behind: Batch | None = None) -> Batch:
         """The batch of these records, for `flush`. May be called while another thread flushes `behind`: then it holds
         only if that flush returns `behind` itself. Raises StoreError."""
-        return self._batcher.batch(records, behind)
+        batch = self._batcher.batch(records, behind)
+        batch.loads = loads(batch.groups)
+        return batch
 
     def flush(self, records: list[SourceRecord], prepared: Batch | None = None) -> Batch:
         """Write the records, once; the batch that was written. After a StoreError, `reopen` and ask again, without
@@ -79,7 +81,7 @@ class Flusher:
                 self._refuse(unreadable)
                 continue
             try:
-                self._insert_all(batch.groups, batch_time_us)
+                self._insert_all(batch, batch_time_us)
             except _GroupRefusedError as error:
                 self._refuse(error.culprits)
                 trials += error.by_trial
@@ -96,16 +98,16 @@ class Flusher:
         for row, reason in culprits:
             self._batcher.refuse(row, reason)
 
-    def _insert_all(self, groups: list[RowGroup], batch_time_us: int) -> None:
-        """All groups, in as few INSERTs as can be: each makes a part of the table, to be merged with others later."""
-        for start in range(0, len(groups), GROUPS_PER_INSERT_MAX):
-            self._insert(groups[start : start + GROUPS_PER_INSERT_MAX], batch_time_us)
+    def _insert_all(self, batch: Batch, batch_time_us: int) -> None:
+        ahead, batch.loads = batch.loads, None
+        for load in loads(batch.groups) if ahead is None else ahead:
+            self._insert(load, batch_time_us)
 
-    def _insert(self, load: list[RowGroup], batch_time_us: int) -> None:
+    def _insert(self, load: Load, batch_time_us: int) -> None:
         try:
             self._store.insert(load, batch_time_us)
         except RowsRefusedError as error:
-            readable = [group for group in load if group.schema is not None]
+            readable = [group for group in load.groups if group.schema is not None]
             found = [(row, reason) for group in readable for row in group.rows if (reason := self._unreadable(row))]
             if found:
                 raise _GroupRefusedError(found) from None
@@ -139,12 +141,19 @@ class Flusher:
 
     def _is_refused(self, group: RowGroup, batch_time_us: int) -> bool:
         try:
-            self._store.insert([group], batch_time_us, trial=True)
+            self._store.insert(Load.of([group]), batch_time_us, trial=True)
         except RowsRefusedError as error:
             if error.is_memory:
                 raise StoreError(f"ClickHouse is short of memory: {error}") from None
             return True
         return False
+
+
+def loads(groups: Sequence[RowGroup]) -> list[Load]:
+    """The groups for as few INSERTs as can be: each makes a part of the table, to be merged with others later."""
+    return [
+        Load.of(groups[start : start + GROUPS_PER_INSERT_MAX]) for start in range(0, len(groups), GROUPS_PER_INSERT_MAX)
+    ]
 
 
 class _GroupRefusedError(Exception):

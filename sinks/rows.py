@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -57,6 +57,20 @@ class RowGroup(NamedTuple):
     schema_sha256: bytes
     poison_reason: str
     rows: list[LedgerRow]
+
+
+class Load(NamedTuple):
+    """The groups of one INSERT, and the container of each; `nonce` is in all of them."""
+
+    groups: tuple[RowGroup, ...]
+    nonce: bytes
+    containers: tuple[bytes, ...]
+
+    @staticmethod
+    def of(groups: Iterable[RowGroup]) -> Load:
+        """The groups, encoded: what can be done before the INSERT."""
+        taken, nonce = tuple(groups), os.urandom(NONCE_BYTES)
+        return Load(taken, nonce, tuple(container(group, nonce) for group in taken))
 
 
 _FIXED = {"p_numbers": 33, "p_hashes": 128, "p_end": 16}
@@ -181,10 +195,10 @@ def _all_texts(names: list[str]) -> str:
     return f"concatWithSeparator('\\n', {', '.join(parts)})"
 
 
-def insert_parameters(groups: Sequence[RowGroup], nonce: bytes, batch_time_us: int) -> dict[str, Any]:
+def insert_parameters(load: Load, batch_time_us: int) -> dict[str, Any]:
     """The server-side parameters of `insert_statement`."""
-    parameters: dict[str, Any] = {"nonce": nonce.hex(), "batch_time_us": batch_time_us}
-    for number, group in enumerate(groups):
+    parameters: dict[str, Any] = {"nonce": load.nonce.hex(), "batch_time_us": batch_time_us}
+    for number, group in enumerate(load.groups):
         parameters |= {
             f"g{number}_event_type": group.schema["name"] if group.schema else "",
             f"g{number}_poison_reason": group.poison_reason,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from clickhouse_connect.driver.external import ExternalData
 
 from agentledger.schemas.compact_range import CompactRange
 from agentledger.schemas.errors import LedgerConflictError, StoreError
-from agentledger.sinks.rows import LogPlace, RowGroup, container, input_structure, insert_parameters, insert_statement
+from agentledger.sinks.rows import Load, LogPlace, input_structure, insert_parameters, insert_statement
 from agentledger.sinks.tables import BATCHES, CLAIMS, LEDGER, TRIAL
 
 # Look-ups of ids go through the projection by_event_id row by row, in tables of any size: by default ClickHouse reads a
@@ -132,8 +131,8 @@ class LedgerStore(Protocol):
     def lookup(self, event_ids: Sequence[str]) -> list[StoredId]:
         """Those of the ids that are in the ledger as `first`."""
 
-    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the groups or none; a trial only reads them. Raises RowsRefusedError where it can't."""
+    def insert(self, load: Load, batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the load or none; a trial only reads them. Raises RowsRefusedError where it can't."""
 
     def commit(self, entries: Sequence[BatchEntry], batch_time_us: int, written_at_us: int) -> None:
         """Say that a flush is finished: all its logs at once."""
@@ -260,19 +259,16 @@ class ClickHouseLedgerStore:
             for event_id, topic, topic_id, partition, index, value_sha256 in rows
         ]
 
-    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the groups or none; a trial only reads them. Raises RowsRefusedError where it can't."""
-        nonce = os.urandom(8)
+    def insert(self, load: Load, batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the load or none; a trial only reads them. Raises RowsRefusedError where it can't."""
         containers = ExternalData()
-        for number, group in enumerate(groups):
-            containers.add_file(
-                file_name=f"g{number}", data=container(group, nonce), fmt="Avro", structure=input_structure(group)
-            )
-        fence = "1" if trial else self._claimed({row.place for group in groups for row in group.rows})
+        for number, (group, content) in enumerate(zip(load.groups, load.containers, strict=True)):
+            containers.add_file(file_name=f"g{number}", data=content, fmt="Avro", structure=input_structure(group))
+        fence = "1" if trial else self._claimed({row.place for group in load.groups for row in group.rows})
         try:
             self._client().raw_query(
-                insert_statement(groups, TRIAL if trial else LEDGER, fence),
-                parameters=insert_parameters(groups, nonce, batch_time_us),
+                insert_statement(load.groups, TRIAL if trial else LEDGER, fence),
+                parameters=insert_parameters(load, batch_time_us),
                 external_data=containers,
                 settings={**INSERT_SETTINGS, "query_id": f"{QUERY_ID_PREFIX}{uuid.uuid4()}"},
             )

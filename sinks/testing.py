@@ -12,7 +12,7 @@ from typing import NamedTuple
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import CodecError, LedgerConflictError
 from agentledger.sinks.flushing import misfit_id
-from agentledger.sinks.rows import FIRST, LedgerRow, LogPlace, RowGroup
+from agentledger.sinks.rows import FIRST, LedgerRow, Load, LogPlace
 from agentledger.sinks.store import BatchEntry, LogPosition, RowsRefusedError, StoredId, StoredRow
 
 HASH_BYTES = 32
@@ -89,8 +89,9 @@ class FakeLedgerStore:
             if item.event_type and item.row.occurrence == FIRST and item.row.event_id in asked
         ]
 
-    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
-        """Write all rows of the groups or none. Raises RowsRefusedError, LedgerConflictError."""
+    def insert(self, load: Load, batch_time_us: int, *, trial: bool = False) -> None:
+        """Write all rows of the load or none. Raises RowsRefusedError, LedgerConflictError."""
+        groups = load.groups
         rows = [row for group in groups for row in group.rows]
         if not trial:
             self._fault("before insert")

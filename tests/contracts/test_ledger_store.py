@@ -16,7 +16,7 @@ from agentledger.schemas.errors import LedgerConflictError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.sinks import migrate
 from agentledger.sinks.batching import Batch, Batcher, Schemas, SourceRecord
-from agentledger.sinks.rows import LogPlace
+from agentledger.sinks.rows import Load, LogPlace
 from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore, LogPosition, RowsRefusedError
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
@@ -76,7 +76,7 @@ def batch_of(store: LedgerStore, place: LogPlace, values: list[bytes | None]) ->
 
 
 def write(store: LedgerStore, batch: Batch) -> None:
-    store.insert(batch.groups, NOW_US)
+    store.insert(Load.of(batch.groups), NOW_US)
     store.commit(batch.entries, NOW_US, NOW_US + 1)
 
 
@@ -122,7 +122,7 @@ def test_rows_of_an_unfinished_flush_are_found_with_what_was_known_of_them(
     store = open_store()
     store.claim([place], NOW_US)
     batch = batch_of(store, place, [CODEC.encode(event(0)), b"poison", CODEC.encode(event(1, RunStarted))])
-    store.insert(batch.groups, NOW_US)
+    store.insert(Load.of(batch.groups), NOW_US)
     found = store.unfinished(place, store.position(place))
     expected = {
         row.log_index: (row.hashes[96:], group.schema_sha256, group.poison_reason)
@@ -172,7 +172,7 @@ def test_a_group_with_an_unreadable_row_is_refused_whole(
     [group] = batch_of(store, place, values).groups
     for trial in (True, False):
         with pytest.raises(RowsRefusedError):
-            store.insert([group], NOW_US, trial=trial)
+            store.insert(Load.of([group]), NOW_US, trial=trial)
     assert store.unfinished(place, LogPosition()) == {}
 
 
@@ -181,14 +181,14 @@ def test_a_reference_that_is_no_uuid_is_refused(open_store: OpenStore, place: Lo
     store.claim([place], NOW_US)
     [group] = batch_of(store, place, [CODEC.encode(event(0, parent_event_id="nobody"))]).groups
     with pytest.raises(RowsRefusedError):
-        store.insert([group], NOW_US)
+        store.insert(Load.of([group]), NOW_US)
 
 
 def test_a_trial_writes_nothing(open_store: OpenStore, place: LogPlace) -> None:
     store = open_store()
     store.claim([place], NOW_US)
     [group] = batch_of(store, place, [CODEC.encode(event(0))]).groups
-    store.insert([group], NOW_US, trial=True)
+    store.insert(Load.of([group]), NOW_US, trial=True)
     assert store.unfinished(place, LogPosition()) == {}
 
 
@@ -198,7 +198,7 @@ def test_a_writer_that_was_overtaken_can_write_nothing_any_more(open_store: Open
     batch = batch_of(old, place, [CODEC.encode(event(0))])
     new.claim([place], NOW_US - 5)  # its clock may be behind
     with pytest.raises(LedgerConflictError):
-        old.insert(batch.groups, NOW_US)
+        old.insert(Load.of(batch.groups), NOW_US)
     with pytest.raises(LedgerConflictError):
         old.commit(batch.entries, NOW_US, NOW_US)
     assert new.unfinished(place, LogPosition()) == {}
@@ -214,7 +214,7 @@ def test_a_writer_that_claimed_nothing_can_write_nothing(open_store: OpenStore, 
     store = open_store()
     batch = batch_of(store, place, [CODEC.encode(event(0))])
     with pytest.raises(LedgerConflictError):
-        store.insert(batch.groups, NOW_US)
+        store.insert(Load.of(batch.groups), NOW_US)
 
 
 def test_an_empty_commit_changes_nothing(open_store: OpenStore, place: LogPlace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from agentledger.schemas.merkle import EMPTY_ROOT, hash_children, split_point
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import announcements
 from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, Flusher
-from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace, RowGroup
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, Load, LogPlace
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
 REGISTRY = open_registry()
@@ -303,9 +302,9 @@ class CountingStore(FakeLedgerStore):
         super().__init__(ledger)
         self.counts: list[int] = []
 
-    def insert(self, groups: Sequence[RowGroup], batch_time_us: int, *, trial: bool = False) -> None:
-        self.counts.append(len(groups))
-        super().insert(groups, batch_time_us, trial=trial)
+    def insert(self, load: Load, batch_time_us: int, *, trial: bool = False) -> None:
+        self.counts.append(len(load.groups))
+        super().insert(load, batch_time_us, trial=trial)
 
 
 def test_a_flush_of_many_schemas_takes_several_inserts() -> None:
