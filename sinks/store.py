@@ -39,7 +39,7 @@ INSERT_SETTINGS: dict[str, Any] = {
     "max_insert_threads": 1,
     "compile_expressions": 0,  # a second of compiling for expressions that only take bytes apart
     "query_plan_enable_optimizations": 0,  # there is nothing to optimize, and looking for it is a third of planning
-    "max_threads": 1,
+    "max_threads": 2,  # for the groups, which are read next to each other; the table is written by one
     "max_memory_usage": INSERT_MEMORY_BYTES_MAX,
     "max_query_size": 1 << 20,
     "max_execution_time": INSERT_S_MAX,
