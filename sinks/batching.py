@@ -178,7 +178,8 @@ class Batcher:
         if timestamp_ms * 1000 > position.ledger_time_us:  # noqa: PLR1730 - max() takes five times as long
             position.ledger_time_us = timestamp_ms * 1000
         log_index, ledger_time_us = position.next_index, position.ledger_time_us
-        schema_id, reason, schema_hash = self._header(value)
+        known = self._headers.get(value[:ID_PLACE]) if value is not None else None
+        schema_id, reason, schema_hash = known or self._header(value)
         if self._refused and not reason:
             reason = self._refused.get((place, offset), "")
         stored = unfinished.get(log_index) if unfinished else None
@@ -203,18 +204,16 @@ class Batcher:
         return row, reason, schema_id
 
     def _header(self, value: bytes | None) -> tuple[int, str, bytes]:
+        """What a value's first bytes say, where it isn't known yet: schema id, why it can't be read, schema hash."""
         if value is None:
             return 0, "tombstone: the record has no value", NO_SCHEMA
         if len(value) < ID_PLACE or value[0] != 0:
             return 0, "no Confluent header", NO_SCHEMA
-        header = value[:ID_PLACE]
-        found = self._headers.get(header)
-        if found is None:
-            schema_id = int.from_bytes(header[1:], "big")
-            known = self._schemas.get(schema_id)
-            if known is None:  # asked again with the next record: a registry may learn it
-                return schema_id, "unknown schema id", NO_SCHEMA
-            found = self._headers[header] = schema_id, "", known[1]
+        schema_id = int.from_bytes(value[1:ID_PLACE], "big")
+        known = self._schemas.get(schema_id)
+        if known is None:  # asked again with the next record: a registry may learn it
+            return schema_id, "unknown schema id", NO_SCHEMA
+        found = self._headers[value[:ID_PLACE]] = schema_id, "", known[1]
         return found
 
     def _key_hash(self, key: bytes) -> bytes:

@@ -210,24 +210,28 @@ def insert_parameters(load: Load, batch_time_us: int) -> dict[str, Any]:
 
 def container(group: RowGroup, nonce: bytes) -> bytes:
     """The rows as an Avro object container file with one block."""
-    has_body = group.schema is not None
+    body_from = HEADER_BYTES if group.schema is not None else None
     parts: list[bytes] = []
+    last_place, place_bytes = None, b""
     for ordinal, row in enumerate(group.rows):
-        value = row.value or b""
+        place, offset, log_index, ledger_time_us, occurrence, key, headers, hashes, maybe_value, _ = row
+        value = maybe_value or b""
+        if place is not last_place:
+            last_place, place_bytes = place, _place_bytes(place)
         parts += (
-            _NUMBERS.pack(ordinal, row.offset, row.log_index, row.ledger_time_us, row.occurrence),
-            _place_bytes(row.place),
-            LONG[len(row.key)],
-            row.key,
-            LONG[len(row.headers)],
-            row.headers,
-            row.hashes,
+            _NUMBERS.pack(ordinal, offset, log_index, ledger_time_us, occurrence),
+            place_bytes,
+            LONG[len(key)],
+            key,
+            LONG[len(headers)],
+            headers,
+            hashes,
             LONG[len(value)],
             value,
+            value[body_from:] if body_from else b"",
+            nonce,
+            _ORDINAL.pack(ordinal),
         )
-        if has_body:
-            parts.append(value[HEADER_BYTES:])
-        parts += (nonce, _ORDINAL.pack(ordinal))
     block = b"".join(parts)
     sync = os.urandom(16)
     return b"".join((_header(group), sync, LONG[len(group.rows)], LONG[len(block)], block, sync))
