@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import clickhouse_connect
 
@@ -26,13 +26,20 @@ CODEC = Codec(REGISTRY)
 
 
 class EvidenceRig:
-    """One ClickHouse on a folder, and a writer's flushes into it."""
+    """One ClickHouse on a folder, and a writer's flushes into it; the server runs inside its `with` block."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.service = ClickHouseService(data_dir, free_port(), free_port())
         self.places: dict[tuple[str, int], LogPlace] = {}
         self._sequence = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         """Start the server, with the tables."""

@@ -23,7 +23,8 @@ from agentledger.schemas.events import (
     HoldRequested,
 )
 from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL
-from tests.worker_rig import PARTITIONS, Rig
+from tests.kafka_broker import PARTITIONS
+from tests.worker_rig import Rig
 
 ROOT = Path(__file__).parents[1]
 CODEC = Codec(open_registry())

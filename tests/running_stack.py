@@ -9,19 +9,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 COMMAND_S_MAX = 240
 ROOT = Path(__file__).parents[1]
 
 
 class RunningStack:
-    """One stack on a folder of its own. `up` and `down` may be called again."""
+    """One stack on a folder of its own, up inside its `with` block. `up` and `down` may be called again."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("AGENTLEDGER_KAFKA")}
         self.env["AGENTLEDGER_DATA_DIR"] = str(data_dir)
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `agentledger ARGUMENTS`; what it printed."""

@@ -14,9 +14,10 @@ from agentledger.processors.scopes import Watch
 from agentledger.processors.ticker import tick_of
 from agentledger.schemas.events import BudgetDeclared, Event, ModelCallCompleted, ToolCallCompleted
 from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, HOLDS, INTEGRITY, PARTIALS
+from tests.kafka_broker import PARTITIONS
 from tests.run_logs import CODEC
 from tests.scope_rig import Happened, Stage2, count_record, happened, run_stage2
-from tests.worker_rig import PARTITIONS, Rig
+from tests.worker_rig import Rig
 
 SCOPES = """
 import logging, sys

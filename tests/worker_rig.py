@@ -24,9 +24,9 @@ from agentledger.processors.topics import CHANGELOG, PACKER_GROUP, WORKER_GROUP
 from agentledger.schemas.events import Event
 from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, EVENTS, PACKED, PARTIALS, SPEND
+from tests.kafka_broker import PARTITIONS
 from tests.run_logs import CODEC, Folded
 
-PARTITIONS = 4
 WORKER = """
 import logging, sys
 from pathlib import Path

@@ -28,14 +28,10 @@ BUDGET_PROBES = 100
 
 def measure(folder: Path) -> list[Figure]:
     """p50 and p99 of both, on a whole local stack."""
-    stack = RunningStack(folder / "stack")
-    stack.up()
-    try:
+    with RunningStack(folder / "stack") as stack:
         servers = stack.endpoints()["kafka_bootstrap_servers"]
         commanded = probe_commands(servers, folder)
         budgets = probe_budgets(servers, folder)
-    finally:
-        stack.down()
     return [
         Figure("halt_ms_p50", percentile(commanded, 0.50), "ms", ""),
         Figure("halt_ms_p99", percentile(commanded, 0.99), "ms", "under 250"),

@@ -41,14 +41,10 @@ budgets:
 
 def measure(folder: Path) -> list[Figure]:
     """p50 and p99 of the time from a call's beginning to its hold being granted, every call held by four limits."""
-    stack = RunningStack(folder / "stack")
-    stack.up()
-    try:
+    with RunningStack(folder / "stack") as stack:
         servers = stack.endpoints()["kafka_bootstrap_servers"]
         declare(servers)
         took = probe(servers)
-    finally:
-        stack.down()
     return [
         Figure("hold_ms_p50", percentile(took, 0.50), "ms", ""),
         Figure("hold_ms_p99", percentile(took, 0.99), "ms", f"under 50 at {HOLDS_PER_S} holds/s"),

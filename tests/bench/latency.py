@@ -27,9 +27,7 @@ STRAGGLERS_S_MAX = 20  # a late report is a figure, a missing one a failure
 
 def measure(folder: Path) -> list[Figure]:
     """p50 and p99 of both, measured at the same time under the same load."""
-    stack = RunningStack(folder / "stack")
-    stack.up()
-    try:
+    with RunningStack(folder / "stack") as stack:
         endpoints = stack.endpoints()
         load = threading.Thread(target=send_load, args=(endpoints["kafka_bootstrap_servers"],))
         load.start()
@@ -37,8 +35,6 @@ def measure(folder: Path) -> list[Figure]:
         sent, arrived = probe(endpoints["kafka_bootstrap_servers"])
         load.join()
         visible = visible_ms(endpoints["clickhouse_url"], sent)
-    finally:
-        stack.down()
     budget = [1000 * (arrived[run_id] - at) for run_id, at in sent.items() if run_id in arrived]
     if len(budget) < len(sent):
         raise RuntimeError(f"{len(sent) - len(budget)} of {len(sent)} budgets were not reported as exceeded")

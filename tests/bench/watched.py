@@ -28,9 +28,7 @@ TENANT = "watched-{}"
 
 def measure(folder: Path) -> list[Figure]:
     """p50 and p99 on a whole local stack under the load of the section `latency`."""
-    stack = RunningStack(folder / "stack")
-    stack.up()
-    try:
+    with RunningStack(folder / "stack") as stack:
         servers = stack.endpoints()["kafka_bootstrap_servers"]
         declare(servers)
         load = threading.Thread(target=send_load, args=(servers,))
@@ -38,8 +36,6 @@ def measure(folder: Path) -> list[Figure]:
         time.sleep(WARM_UP_S)
         took = probe(servers)
         load.join()
-    finally:
-        stack.down()
     return [
         Figure("watched_budget_ms_p50", percentile(took, 0.50), "ms", ""),
         Figure("watched_budget_ms_p99", percentile(took, 0.99), "ms", "published; seconds are summed whole"),

@@ -45,12 +45,9 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessRig]:
     folder = tmp_path_factory.mktemp("access")
     running = AccessRig(folder)
     running.service = ClickHouseService(folder, free_port(), free_port(), users_xml(USERS))
-    running.start()
-    try:
+    with running:
         fill(running)
         yield running
-    finally:
-        running.stop()
 
 
 def fill(rig: AccessRig) -> None:

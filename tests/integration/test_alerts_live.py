@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 OPEN = {("silent_failure", "silent"), ("event_conflict", "twice")}
 OVER = {("tool_call_loop", "loop"), ("going_in_circles", "loop"), ("retry_storm", "storm")}
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[RunningStack]:
-    """A local stack with every program."""
-    running = RunningStack(tmp_path / "stack")
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
 
 
 def runs() -> list[Event]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,16 +31,6 @@ budgets:
     budgets:
       - {id: runs, scope: run, window: run, limits: {tool_calls: 3}, on_exceeded: ask_human}
 """
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    stack = RunningStack(tmp_path_factory.mktemp("budgets"))
-    stack.up()
-    try:
-        yield stack
-    finally:
-        stack.down()
 
 
 def add_a_nano_dollar(stack: RunningStack, servers: str) -> None:

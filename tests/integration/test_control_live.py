@@ -16,13 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
 
-from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
 from agentledger.infra.stack.kafka import KafkaService
-from agentledger.infra.stack.ports import free_port
-from agentledger.infra.topic_admin import create_topics
-from agentledger.processors import worker_topics
 from agentledger.producers import ControlSettings, Estimate, HoldSettings, Ledger
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.errors import HoldRefusedError, HoldUnansweredError
@@ -36,13 +31,13 @@ from agentledger.schemas.events import (
     RunFinished,
 )
 from agentledger.schemas.topics import BUDGETS, CONTROL, EVENTS, HOLDS, Topic
+from tests.kafka_broker import PARTITIONS, kafka_broker
 from tests.processes import kill_hard
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 E = TypeVar("E", bound=Event)
 CODEC = Codec(open_registry())
-PARTITIONS = 4
 WAIT_S_MAX = 60.0
 CENT = 10_000_000
 # Calls all the time, and says whenever that begins or ends.
@@ -221,18 +216,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
-    """One broker for all tests here, with the ledger's topics."""
-    port = free_port()
-    folder = tmp_path_factory.mktemp("broker")
-    kafka = KafkaService(folder, port, free_port({port}), kafka_classpath(default_cache_dir()))
-    kafka.start()
-    try:
-        kafka.wait_ready(time.monotonic() + 90)
-        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
-        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
+    """One broker for all tests here."""
+    with kafka_broker(tmp_path_factory.mktemp("broker")) as kafka:
         yield kafka
-    finally:
-        kafka.stop()
 
 
 @pytest.fixture

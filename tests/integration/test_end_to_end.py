@@ -68,14 +68,10 @@ def fingerprints(stack: RunningStack) -> dict[str, str]:
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """A stack with everything imported once."""
     folder = traces_folder()
-    stack = RunningStack(tmp_path_factory.mktemp("end-to-end"))
-    stack.up()
-    try:
+    with RunningStack(tmp_path_factory.mktemp("end-to-end")) as stack:
         import_all(stack, folder)
         settled(stack)
         yield stack
-    finally:
-        stack.down()
 
 
 @pytest.mark.parametrize(("source", "expected"), EXPECTED.items(), ids=EXPECTED)
@@ -158,9 +154,7 @@ def test_killing_everything_in_turn_during_an_import_changes_no_count(imported: 
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 (shown where the test fails)
     rng = random.Random(seed)
-    stack = RunningStack(tmp_path / "stack")
-    stack.up()
-    try:
+    with RunningStack(tmp_path / "stack") as stack:
         for source, wanted in EXPECTED.items():
             importing = stack.popen("import", wanted.format, str(folder / wanted.path), "--source", source)
             for service in rng.sample(["writer", "worker", "packer", "kafka"], 2):
@@ -173,8 +167,6 @@ def test_killing_everything_in_turn_during_an_import_changes_no_count(imported: 
         stack.settle(TOTALS, lambda row: row == expected, wait_s_max=180)
         assert stack.one(TOTALS) == expected
         check_dense(stack)
-    finally:
-        stack.down()
 
 
 # Everything that must not depend on crashes. Not in it: how often the same bytes came, and when.

@@ -44,25 +44,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
-    """One ClickHouse for all tests."""
-    running = EvidenceRig(tmp_path_factory.mktemp("clickhouse"))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
 def other_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
     """Another, for ledgers that are changed: each test empties it."""
-    running = EvidenceRig(tmp_path_factory.mktemp("other"))
-    running.start()
-    try:
+    with EvidenceRig(tmp_path_factory.mktemp("other")) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import NewTopic
 
-from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
-from agentledger.infra.stack.kafka import KafkaService
-from agentledger.infra.stack.ports import free_port
-from agentledger.infra.topic_admin import create_topics
-from agentledger.processors import worker_topics
 from agentledger.processors.budget_declarations import changes_of, limits_of
 from agentledger.processors.budget_file import parse_budgets
 from agentledger.schemas.events import HoldDecided
@@ -26,7 +19,8 @@ from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import BUDGETS, HOLDS
 from tests.hold_clients import TENANTS, TTL_MS
 from tests.hold_rig import CODEC, Count, HoldsRig, Records, counted, folded, written
-from tests.worker_rig import PARTITIONS, stop_cleanly, wait_for, wait_ready
+from tests.kafka_broker import PARTITIONS
+from tests.worker_rig import stop_cleanly, wait_for, wait_ready
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -52,21 +46,6 @@ budgets:
       - {id: run, scope: run, limits: {usd: 0.0000004, tool_calls: 12}, window: run}
       - {id: tier, scope: "label:tier", scope_value: gold, limits: {tool_calls: 90}}
 """
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A fresh Kafka with the ledger's topics."""
-    port = free_port()
-    kafka = KafkaService(tmp_path / "stack", port, free_port({port}), kafka_classpath(default_cache_dir()))
-    kafka.start()
-    try:
-        kafka.wait_ready(time.monotonic() + 90)
-        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
-        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
-        yield kafka.endpoint
-    finally:
-        kafka.stop()
 
 
 def declare(servers: str, tenant_id: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,6 @@ from agentledger.schemas.subject_keys import FileSubjectKeys
 from tests.running_stack import RunningStack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    running = RunningStack(tmp_path_factory.mktemp("users"))
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
 
 
 def password(stack: RunningStack, user: str) -> str:

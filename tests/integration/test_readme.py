@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ RUN_LOG = """{"run_id":"a9c2","step":1,"type":"model_call","model":"gpt-4.1","to
 {"run_id":"a9c2","step":4,"type":"tool_call","tool":"create_refund","input":{"order_id":"A-10492","amount_usd":38.50},"latency_ms":240}
 {"run_id":"a9c2","final":"success","cost_usd":0.41,"total_latency_ms":2150}
 """  # noqa: E501 (exactly the lines of the issue)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack of its own."""
-    running = RunningStack(tmp_path_factory.mktemp("readme"))
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
 
 
 def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:

@@ -70,17 +70,13 @@ def replayed(stack: RunningStack, *arguments: str, code: int = 0) -> dict[str, A
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """A stack with one imported set, and the first halves of runs."""
     folder = traces_folder()
-    running = RunningStack(tmp_path_factory.mktemp("replay"))
-    running.up()
-    try:
+    with RunningStack(tmp_path_factory.mktemp("replay")) as running:
         expected = EXPECTED[SOURCE]
         running.cli("import", expected.format, str(folder / expected.path), "--source", SOURCE)
         events = own_events()
         publish(running, events[: len(events) // 2])
         settled(running)
         yield running
-    finally:
-        running.down()
 
 
 def test_what_was_concluded_live_follows_again_byte_for_byte(stack: RunningStack) -> None:

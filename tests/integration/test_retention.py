@@ -39,16 +39,6 @@ class Done(NamedTuple):
 Cli = Callable[..., Done]
 
 
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
-    running = EvidenceRig(tmp_path_factory.mktemp("clickhouse"))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
 @pytest.fixture
 def cli(
     rig: EvidenceRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

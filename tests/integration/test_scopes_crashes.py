@@ -6,19 +6,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import NewTopic
 
-from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
-from agentledger.infra.stack.kafka import KafkaService
-from agentledger.infra.stack.ports import free_port
-from agentledger.infra.topic_admin import create_topics
-from agentledger.processors import worker_topics
 from agentledger.processors.rules.loading import load_rules
 from agentledger.processors.scope_rules import watches_of
 from agentledger.processors.scope_watch import RuleWatch
@@ -33,9 +26,10 @@ from agentledger.schemas.events import (
     GapDetected,
 )
 from agentledger.schemas.topics import ALERTS, BUDGETS
+from tests.kafka_broker import PARTITIONS
 from tests.scope_programs import TENANTS, ScopeRig, Stage1
 from tests.scope_rig import budget
-from tests.worker_rig import PARTITIONS, stop_cleanly, wait_ready
+from tests.worker_rig import stop_cleanly, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -49,20 +43,10 @@ rules:
 """
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A fresh Kafka with the ledger's topics."""
-    port = free_port()
-    kafka = KafkaService(tmp_path / "stack", port, free_port({port}), kafka_classpath(default_cache_dir()))
-    kafka.start()
-    try:
-        kafka.wait_ready(time.monotonic() + 90)
-        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
-        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
-        (tmp_path / "rules.yaml").write_text(RULES)
-        yield kafka.endpoint
-    finally:
-        kafka.stop()
+@pytest.fixture(autouse=True)
+def _rules(tmp_path: Path) -> None:
+    """The rules of every test here, where `ScopeRig` looks for them."""
+    (tmp_path / "rules.yaml").write_text(RULES)
 
 
 def budgets() -> list[BudgetDeclared]:

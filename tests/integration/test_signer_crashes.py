@@ -10,7 +10,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +54,6 @@ config = SignerConfig(**given, **paths)
 sys.addaudithook(hook)
 print(sign_once(config))
 """
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
-    running = EvidenceRig(tmp_path_factory.mktemp("clickhouse"))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 class Signing:

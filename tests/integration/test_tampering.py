@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +35,6 @@ from tests.evidence_rig import CODEC, NOW_US, REGISTRY, EvidenceRig, event
 pytestmark = pytest.mark.integration
 
 EVENTS, SPEND = "agentledger.events.v1", "agentledger.spend.v1"
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
-    """One ClickHouse for all tests; each empties it."""
-    running = EvidenceRig(tmp_path_factory.mktemp("clickhouse"))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 class World:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,17 +35,6 @@ AGENTS = ("refunds", "triage")
 RUNS = 12
 CALLS = 30
 TOOL_CALLS_MAX = 60  # of each agent; both make more
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[RunningStack]:
-    """A local stack with every program."""
-    running = RunningStack(tmp_path / "stack")
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
 
 
 def declare(servers: str) -> None:

@@ -7,44 +7,23 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
 
-from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
-from agentledger.infra.stack.kafka import KafkaService
-from agentledger.infra.stack.ports import free_port
-from agentledger.infra.topic_admin import create_topics
-from agentledger.processors import worker_topics
 from agentledger.processors.packing import unpack
 from agentledger.processors.topics import CHANGELOG, PACKER_GROUP, WORKER_GROUP
 from agentledger.schemas.events import BudgetExceeded, CostRated, Event, OutcomeCosted
 from agentledger.schemas.topics import EVENTS, PACKED, SPEND
+from tests.kafka_broker import PARTITIONS
 from tests.run_logs import interleaved, some_run
-from tests.worker_rig import PARTITIONS, Rig, stop_cleanly, wait_for, wait_ready
+from tests.worker_rig import Rig, stop_cleanly, wait_for, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 MODELS = ("gpt-4.1", "gpt-4.1-mini", "ft:gpt-4.1:org")
 SEED = int(os.environ.get("AGENTLEDGER_TEST_SEED", time.time_ns() % 10**6))
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A fresh Kafka with the ledger's topics."""
-    port = free_port()
-    kafka = KafkaService(tmp_path / "stack", port, free_port({port}), kafka_classpath(default_cache_dir()))
-    kafka.start()
-    try:
-        kafka.wait_ready(time.monotonic() + 90)
-        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
-        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
-        yield kafka.endpoint
-    finally:
-        kafka.stop()
 
 
 def some_log(rng: random.Random, first: int, runs: int, calls_max: int = 16) -> list[Event]:

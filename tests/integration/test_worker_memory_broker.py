@@ -13,8 +13,9 @@ from agentledger.infra.stack.memory_broker import MemoryBrokerService
 from agentledger.infra.topic_admin import touch_topics
 from agentledger.processors import worker_topics
 from agentledger.schemas.topics import ALL_TOPICS
+from tests.kafka_broker import PARTITIONS
 from tests.run_logs import interleaved, some_run
-from tests.worker_rig import PARTITIONS, Rig, stop_cleanly, wait_ready
+from tests.worker_rig import Rig, stop_cleanly, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 

@@ -6,41 +6,19 @@ How long a death takes to be made up for is measured by the bench: section `take
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import NewTopic
 
-from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
-from agentledger.infra.stack.kafka import KafkaService
-from agentledger.infra.stack.ports import free_port
-from agentledger.infra.topic_admin import create_topics
-from agentledger.processors import worker_topics
 from agentledger.processors.worker import WorkerConfig
+from tests.kafka_broker import PARTITIONS
 from tests.run_logs import interleaved, some_run
-from tests.worker_rig import PARTITIONS, Rig, wait_ready
+from tests.worker_rig import Rig, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 SESSION_TIMEOUT_S = WorkerConfig.session_timeout_s
 MODELS = ("gpt-4.1", "gpt-4.1-mini")
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A fresh Kafka with the ledger's topics."""
-    port = free_port()
-    kafka = KafkaService(tmp_path / "stack", port, free_port({port}), kafka_classpath(default_cache_dir()))
-    kafka.start()
-    try:
-        kafka.wait_ready(time.monotonic() + 90)
-        extra = [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in worker_topics(PARTITIONS)]
-        create_topics({"bootstrap.servers": kafka.endpoint}, partitions=PARTITIONS, replication_factor=1, extra=extra)
-        yield kafka.endpoint
-    finally:
-        kafka.stop()
 
 
 def test_the_work_spreads_and_outlives_deaths(broker: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -17,17 +16,6 @@ from tests.running_stack import RunningStack
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 CODEC = Codec(open_registry())
 NOW_US = 1_790_000_000_000_000
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack of its own for these tests."""
-    running = RunningStack(tmp_path_factory.mktemp("poison"))
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
 
 
 def tool_call(run_id: str, seq: int, **changes: object) -> ToolCallCompleted:
