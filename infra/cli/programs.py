@@ -6,11 +6,15 @@ import logging
 import signal
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agentledger.infra.endpoints import clickhouse_url, kafka_config
 from agentledger.infra.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from agentledger.processors import WorkerConfig
 
 
 def start_logging(settings: Settings) -> None:
@@ -59,61 +63,49 @@ def packer() -> None:
     run_packer(PackerConfig(kafka=kafka_config(settings)), stop_on_signal())
 
 
+def worker_config(settings: Settings, program: str) -> WorkerConfig:
+    """What worker, scopes and holds are started with; each has a folder of its own for what Faust keeps."""
+    from agentledger.processors import WorkerConfig
+
+    return WorkerConfig(
+        kafka=kafka_config(settings),
+        data_dir=Path(settings.data_dir) / program,
+        schema_registry_url=settings.schema_registry_url,
+        schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+        partitions=settings.kafka_partitions,
+        prices_file=settings.prices_file,
+        rules_file=settings.rules_file,
+    )
+
+
 @click.command()
 def worker() -> None:
     """Work out charges, run budgets and cost per outcome (Faust)."""
-    from agentledger.processors import WorkerConfig, run_worker
+    from agentledger.processors import run_worker
 
     settings = load_settings()
     start_logging(settings)
-    run_worker(
-        WorkerConfig(
-            kafka=kafka_config(settings),
-            data_dir=Path(settings.data_dir) / "worker",
-            schema_registry_url=settings.schema_registry_url,
-            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
-            partitions=settings.kafka_partitions,
-            prices_file=settings.prices_file,
-            rules_file=settings.rules_file,
-        )
-    )
+    run_worker(worker_config(settings, "worker"))
 
 
 @click.command()
 def scopes() -> None:
     """Watch budgets and look for anomalies over all runs of a tenant (Faust)."""
-    from agentledger.processors import WorkerConfig, run_scopes
+    from agentledger.processors import run_scopes
 
     settings = load_settings()
     start_logging(settings)
-    run_scopes(
-        WorkerConfig(
-            kafka=kafka_config(settings),
-            data_dir=Path(settings.data_dir) / "scopes",
-            schema_registry_url=settings.schema_registry_url,
-            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
-            partitions=settings.kafka_partitions,
-            rules_file=settings.rules_file,
-        )
-    )
+    run_scopes(worker_config(settings, "scopes"))
 
 
 @click.command()
 def holds() -> None:
     """Decide on holds: what calls may still use of the budgets that they fall under (Faust)."""
-    from agentledger.processors import WorkerConfig, run_holds
+    from agentledger.processors import run_holds
 
     settings = load_settings()
     start_logging(settings)
-    run_holds(
-        WorkerConfig(
-            kafka=kafka_config(settings),
-            data_dir=Path(settings.data_dir) / "holds",
-            schema_registry_url=settings.schema_registry_url,
-            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
-            partitions=settings.kafka_partitions,
-        )
-    )
+    run_holds(worker_config(settings, "holds"))
 
 
 @click.command()
