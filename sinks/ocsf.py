@@ -1,14 +1,14 @@
-"""Records of the ledger as events of the Open Cybersecurity Schema Framework (OCSF) 1.9.0: class API Activity (6003)
+"""Records of the ledger as events of the Open Cybersecurity Schema Framework (OCSF) 1.8.0: class API Activity (6003)
 with the profiles AI Operation and Trace. What has no place in the class is under `unmapped`, by its own name.
 
-Follows schema.ocsf.io/1.9.0/classes/api_activity. Pure.
+Follows schema.ocsf.io/1.8.0/classes/api_activity. Pure.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-VERSION = "1.9.0"
+VERSION = "1.8.0"
 CATEGORY_UID, CLASS_UID = 6, 6003
 CREATE, READ, UPDATE, OTHER_ACTIVITY = 1, 2, 3, 99
 SUCCESS, FAILURE, OTHER_STATUS, UNKNOWN = 1, 2, 99, 0
@@ -31,7 +31,7 @@ _ROLES = {
     "ModelCallCompleted": (2, "Assistant"), "ToolCallCompleted": (3, "Tool"), "EvidenceRetrieved": (6, "Retriever"),
 }  # fmt: skip
 _MAPPED = frozenset([
-    "event_id", "tenant_id", "producer_id", "run_id", "trace_id", "span_id", "agent_id", "agent_version", "actor",
+    "event_id", "tenant_id", "producer_id", "run_id", "trace_id", "span_id", "agent_id", "actor",
     "occurred_at", "provider", "answered_model", "latency_ms", "duration_ms", "status", "severity", "error_type",
     "error_message", "response_id", "call_id", "tool", "tool_version", "resource", "target",
 ])  # fmt: skip
@@ -62,7 +62,7 @@ def ocsf_event(
             "correlation_uid": record["run_id"] or record["event_id"], "tenant_uid": record["tenant_id"] or UNNAMED,
             "log_name": log, "sequence": log_index, "logged_time": ledger_time_us // 1000,
         },
-        "actor": {"user": _user(record)},
+        "actor": _actor(record),
         "api": _api(name, record),
         "src_endpoint": {"name": record["producer_id"] or UNNAMED, "svc_name": record["agent_id"] or UNNAMED},
         "raw_data_hash": {"algorithm_id": SHA_256, "algorithm": "SHA-256", "value": value_sha256},
@@ -83,6 +83,12 @@ def ocsf_event(
 def _message(name: str, record: dict[str, Any]) -> str:
     about = record.get("tool") or record.get("answered_model") or record.get("resource") or record.get("rule") or ""
     return " ".join(filter(None, (name, about, record.get("status", ""), record.get("reason", ""))))
+
+
+def _actor(record: dict[str, Any]) -> dict[str, Any]:
+    """Who acted, and by which application: the agent."""
+    agent = {"app_uid": record["agent_id"], "app_name": record["agent_id"]} if record["agent_id"] else {}
+    return {"user": _user(record), **agent}
 
 
 def _user(record: dict[str, Any]) -> dict[str, Any]:
@@ -115,15 +121,8 @@ def _trace(record: dict[str, Any], time_ms: int, duration_ms: int | None) -> dic
 
 def _ai_operation(name: str, record: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    model: dict[str, Any] = {}
     if model_name := record.get("answered_model") or record.get("requested_model"):
-        model = {"name": model_name, "ai_provider": record.get("provider") or UNNAMED}
-    if record["agent_id"]:
-        agent = {"uid": record["agent_id"], "name": record["agent_id"]}
-        optional = {"instance_uid": record["run_id"], "version": record["agent_version"], "ai_model": model}
-        found["ai_agent"] = agent | {key: value for key, value in optional.items() if value}
-    elif model:
-        found["ai_model"] = model
+        found["ai_model"] = {"name": model_name, "ai_provider": record.get("provider") or UNNAMED}
     if name in _ROLES:
         role_id, role = _ROLES[name]
         service = record.get("provider") or record.get("tool") or record.get("source") or UNNAMED
