@@ -37,14 +37,18 @@ def prepare_clickhouse(url: str, settings: Settings) -> None:
     migrate(open_clickhouse(url, settings))
 
 
-def open_clickhouse(url: str, settings: Settings, *, database: str = "default") -> Client:
-    """A client of the ClickHouse at `url`. Raises StoreError where it doesn't answer."""
+def open_clickhouse(
+    url: str, settings: Settings, *, database: str = "default", login: tuple[str, str] | None = None
+) -> Client:
+    """A client of the ClickHouse at `url`, as `login` (user, password) or else the configured user. Raises StoreError
+    where it doesn't answer."""
+    user, password = login or (settings.clickhouse_user, settings.clickhouse_password.get_secret_value())
     try:
         return clickhouse_connect.get_client(
             dsn=url,
             database=database,
-            username=settings.clickhouse_user,
-            password=settings.clickhouse_password.get_secret_value(),
+            username=user,
+            password=password,
             autogenerate_session_id=False,
         )
     except (ClickHouseError, OSError) as error:

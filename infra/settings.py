@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     signer_interval_s: float = Field(5.0, ge=0.2, le=3600, description="Time between two signed checkpoints, seconds.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
     query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
+    reads_must_be_recorded: bool = Field(
+        False,
+        description="Whether query, run, costs … show nothing where that they were asked can't be put into the ledger.",
+    )
+    read_events_with_text: bool = Field(
+        True, description="Whether such an event holds what was asked, or its command and digest alone."
+    )
     retention_trail_days_min: int = Field(
         183, ge=1, le=36_500, description="Shortest time that records are kept, days; the period where none is set."
     )

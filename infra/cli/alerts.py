@@ -35,32 +35,34 @@ def list_command(
     *, with_resolved: bool, severity: str | None, rule: str, run_id: str, limit: int, output_format: str
 ) -> None:
     """List the alerts that are open, the worst and the newest first."""
-    from agentledger.infra.cli.analyst import connect
+    from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.sinks import print_result, query
 
     settings = load_settings()
-    result = query(
-        connect(settings),
-        """
-        SELECT raised_at, status, severity, rule, scope, scope_value, seen, summary, resolved_at, runbook_url,
-            tenant_id, alert_id
-        FROM alerts
-        WHERE ({with_resolved:UInt8} OR status = 'open') AND indexOf(['info', 'warning', 'critical'], severity) >=
-            indexOf(['info', 'warning', 'critical'], {severity:String})
-            AND ({rule:String} = '' OR rule = {rule:String}) AND ({run_id:String} = '' OR run_id = {run_id:String})
-        ORDER BY status, indexOf(['info', 'warning', 'critical'], severity) DESC, raised_at DESC, alert_id
-        LIMIT {limit:UInt32}
-        """,
-        parameters={
-            "with_resolved": int(with_resolved),
-            "severity": severity or "",
-            "rule": rule,
-            "run_id": run_id,
-            "limit": limit,
-        },
-        time_s_max=settings.query_time_s_max,
-        rows_max=settings.query_rows_max,
-    )
+    parameters = {
+        "with_resolved": int(with_resolved),
+        "severity": severity or "",
+        "rule": rule,
+        "run_id": run_id,
+        "limit": limit,
+    }
+    with recorded_queries(settings, "alerts list", **parameters) as client:
+        result = query(
+            client,
+            """
+            SELECT raised_at, status, severity, rule, scope, scope_value, seen, summary, resolved_at, runbook_url,
+                tenant_id, alert_id
+            FROM alerts
+            WHERE ({with_resolved:UInt8} OR status = 'open') AND indexOf(['info', 'warning', 'critical'], severity) >=
+                indexOf(['info', 'warning', 'critical'], {severity:String})
+                AND ({rule:String} = '' OR rule = {rule:String}) AND ({run_id:String} = '' OR run_id = {run_id:String})
+            ORDER BY status, indexOf(['info', 'warning', 'critical'], severity) DESC, raised_at DESC, alert_id
+            LIMIT {limit:UInt32}
+            """,
+            parameters=parameters,
+            time_s_max=settings.query_time_s_max,
+            rows_max=settings.query_rows_max,
+        )
     if not result.rows and output_format == "pretty":
         click.echo("no alerts" if with_resolved else "no open alerts")
         return

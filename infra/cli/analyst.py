@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from pydantic import SecretStr
 from rich.console import Console
 
 from agentledger.infra.endpoints import clickhouse_url, reader_login
@@ -14,15 +13,9 @@ from agentledger.infra.settings import Settings, load_settings
 
 
 def connect(settings: Settings) -> Any:
-    """A client of the configured ClickHouse, or of the running local stack's."""
-    return open_clickhouse(clickhouse_url(settings), settings, database="agentledger")
-
-
-def connect_reader(settings: Settings) -> Any:
-    """The same for one who only looks: on the local stack the auditor, who can change nothing."""
-    user, password = reader_login(settings)
-    as_reader = {"clickhouse_user": user, "clickhouse_password": SecretStr(password)}
-    return connect(settings.model_copy(update=as_reader))
+    """A client for one who only looks: on the local stack the auditor, who can change nothing. What shows records of
+    agents takes `recorded_queries` instead."""
+    return open_clickhouse(clickhouse_url(settings), settings, database="agentledger", login=reader_login(settings))
 
 
 @click.command()
@@ -31,17 +24,20 @@ def connect_reader(settings: Settings) -> Any:
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Fills {NAME:Type} on the server.")
 def query(sql: str, output_format: str, params: tuple[str, ...]) -> None:
     """Ask the ledger in SQL (read-only). The views are in the database agentledger, which is the default."""
+    from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.sinks import print_result
     from agentledger.sinks import query as ask
 
     settings = load_settings()
-    result = ask(
-        connect_reader(settings),
-        sql,
-        parameters=dict(_name_value(param) for param in params),
-        time_s_max=settings.query_time_s_max,
-        rows_max=settings.query_rows_max,
-    )
+    parameters = dict(_name_value(param) for param in params)
+    with recorded_queries(settings, "query", sql=sql, parameters=parameters) as client:
+        result = ask(
+            client,
+            sql,
+            parameters=parameters,
+            time_s_max=settings.query_time_s_max,
+            rows_max=settings.query_rows_max,
+        )
     print_result(Console(), result, output_format)
 
 
@@ -57,11 +53,13 @@ def _name_value(param: str) -> tuple[str, str]:
 @click.option("--tenant", default=None, help="Where the same run id exists for several tenants.")
 def run(run_id: str, tenant: str | None) -> None:
     """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
+    from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.schemas.subject_keys import FileSubjectKeys
     from agentledger.sinks import read_trail, revealed, timeline
 
     settings = load_settings()
-    trail = read_trail(connect_reader(settings), run_id, tenant)
+    with recorded_queries(settings, "run", run_id=run_id, tenant_id=tenant) as client:
+        trail = read_trail(client, run_id, tenant)
     folder = settings.subject_keys_folder()
     if folder.is_dir():  # elsewhere sealed fields stay sealed: that a key is not here doesn't mean that it is destroyed
         trail = revealed(trail, FileSubjectKeys(folder))
@@ -71,11 +69,14 @@ def run(run_id: str, tenant: str | None) -> None:
 @click.command()
 def scoreboard() -> None:
     """Show per workflow: runs, success, cost, cost per successful outcome, escalations, denials, alerts."""
+    from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.sinks import scoreboard as laid_out
     from agentledger.sinks import scoreboard_rows
 
+    with recorded_queries(load_settings(), "scoreboard") as client:
+        rows = scoreboard_rows(client)
     console = Console()
-    console.print(laid_out(scoreboard_rows(connect_reader(load_settings())), console.width))
+    console.print(laid_out(rows, console.width))
 
 
 COMMANDS = {"query": query, "run": run, "scoreboard": scoreboard}

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from agentledger.infra.cli.analyst import connect
 from agentledger.infra.cli.times import moment_us
 from agentledger.infra.settings import load_settings
 from agentledger.schemas.errors import UsageError
@@ -39,7 +38,7 @@ def costs(by: str, as_json: bool, **which: Any) -> None:
     """Show what attempts achieve and what a success costs, sub-runs included, by one dimension."""
     from agentledger.sinks import cost_table, group_record
 
-    groups = _groups(by, which)
+    groups = _groups("costs", by, which)
     if as_json:
         click.echo(json.dumps([group_record(group, by) for group in groups], indent=2))
         return
@@ -58,7 +57,7 @@ def compare(by: str, base: str | None, other: str | None, confidence: float, as_
     """Compare two versions of a workflow: every figure side by side, and whether the change is more than noise."""
     from agentledger.sinks import choose_two, compare_groups, comparison_record, comparison_table
 
-    groups = _groups(by, which)
+    groups = _groups("compare", by, which)
     if not groups:
         raise UsageError(
             f"no run of the workflow {which['workflow']} is recorded", next_step="agentledger scoreboard lists them"
@@ -75,7 +74,8 @@ def compare(by: str, base: str | None, other: str | None, confidence: float, as_
         console.print(f"not shown: {', '.join(others)} (--base, --other)", style="dim", highlight=False, markup=False)
 
 
-def _groups(by: str, which: dict[str, Any]) -> Any:
+def _groups(command: str, by: str, which: dict[str, Any]) -> Any:
+    from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.sinks import Selection, attempt_groups
 
     settings = load_settings()
@@ -88,7 +88,8 @@ def _groups(by: str, which: dict[str, Any]) -> Any:
         since_us=moment_us(which["since"]),
         until_us=moment_us(which["until"]),
     )
-    return attempt_groups(connect(settings), selection, time_s_max=settings.query_time_s_max)
+    with recorded_queries(settings, command, by=by, **which) as client:
+        return attempt_groups(client, selection, time_s_max=settings.query_time_s_max)
 
 
 COMMANDS = {"compare": compare, "costs": costs}

@@ -148,6 +148,7 @@ def verify(
 def proof(event_id: str, out: Path | None, checkpoints: Path | None, without_value: bool) -> None:
     """Write a proof that an event is in the ledger (C2SP tlog-proof)."""
     from agentledger.infra.endpoints import clickhouse_url
+    from agentledger.infra.recorded_reads import recorded_read
     from agentledger.sinks.chain import read_chain
     from agentledger.sinks.leaves import ClickHouseLeafReader
     from agentledger.sinks.proofs import prove_event
@@ -161,7 +162,9 @@ def proof(event_id: str, out: Path | None, checkpoints: Path | None, without_val
         clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
     )
     kept_in = Path(settings.data_dir).expanduser() / "proofs"
-    text = prove_event(reader, chain, trusted, event_id, with_value=not without_value, kept_in=kept_in)
+    asked = {"command": "proof", "event_id": event_id, "with_value": not without_value}
+    with recorded_read(settings, asked, settings.clickhouse_user):
+        text = prove_event(reader, chain, trusted, event_id, with_value=not without_value, kept_in=kept_in)
     path = out or Path(f"{event_id.lower()}.tlog-proof")
     path.write_text(text, "utf-8")
     click.echo(f"{path}: {len(text.encode()):,} bytes; check it with: agentledger verify-proof {path} --key FILE")

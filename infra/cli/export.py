@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agentledger.infra.cli.evidence import key_folder, microseconds
 from agentledger.infra.settings import load_settings
-from agentledger.schemas.errors import ProofError
+from agentledger.schemas.errors import BrokerError, ProofError
 from agentledger.sinks.verify_export import BadExportError, describe, read_keys, read_manifest
 from agentledger.sinks.verify_export import verify_export as check_export
 
@@ -32,12 +32,15 @@ def export(
     previous: Path | None, checkpoints: Path | None,
 ) -> None:  # fmt: skip
     """Write signed records with all that proves them to a folder. Asked again, one that was cut off goes on."""
+    from agentledger.infra.control_commands import who_am_i
     from agentledger.infra.endpoints import clickhouse_url, kafka_config
     from agentledger.schemas import Codec
     from agentledger.schemas.registry import open_registry
+    from agentledger.schemas.topics import INTEGRITY
+    from agentledger.sinks.announcing import Announcer
     from agentledger.sinks.chain import read_chain
     from agentledger.sinks.export import Export
-    from agentledger.sinks.export_event import ExportEvents
+    from agentledger.sinks.export_event import ExportFacts, export_event
     from agentledger.sinks.export_plan import ExportRequest
     from agentledger.sinks.leaves import ClickHouseLeafReader
 
@@ -55,10 +58,20 @@ def export(
     registry = open_registry(
         settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
     )
-    events = ExportEvents(kafka_config(settings), Codec(registry))
+    announcer = Announcer(kafka_config(settings), Codec(registry))
+
+    def announce(facts: ExportFacts) -> None:
+        try:
+            announcer.announce(export_event(facts, who_am_i()), INTEGRITY.name)
+        except BrokerError as error:
+            raise BrokerError(
+                f"that an export is made could not be recorded: {error.what}", where=error.where,
+                next_step="ask for the same export again when Kafka is there",
+            ) from None  # fmt: skip
+
     writing = Export(
         reader, registry, chain, request, key=keys.active(), clock=lambda: time.time_ns() // 1000,
-        announce=events.announce, previous=previous,
+        announce=announce, previous=previous,
     )  # fmt: skip
     columns = (TextColumn("export"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:

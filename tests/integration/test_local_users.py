@@ -48,6 +48,20 @@ def test_who_only_looks_can_only_look(stack: RunningStack) -> None:
         del stack.env["AGENTLEDGER_CLICKHOUSE_USER"], stack.env["AGENTLEDGER_CLICKHOUSE_PASSWORD"]
 
 
+def test_who_looks_is_recorded(stack: RunningStack) -> None:
+    stack.cli("query", "SELECT {n:UInt8} AS looked", "--param", "n=7")
+    stack.cli("run", "no-such-run", check=False)
+    stack.cli("scoreboard")
+    seen = (
+        "SELECT countIf(position(labels['query'], 'AS looked') > 0 AND labels['rows_returned'] = '1') AS queries, "
+        "countIf(labels['command'] = 'run' AND labels['result'] = 'error') AS runs, "
+        "countIf(labels['command'] = 'scoreboard' AND labels['clickhouse_user'] = 'auditor') AS scoreboards, "
+        "min(actor) LIKE '%@%' AS named FROM evidence WHERE workflow = 'read' AND position(labels['query'], 'seen') = 0"
+    )
+    expected = {"queries": 1, "runs": 1, "scoreboards": 1, "named": 1}
+    assert stack.settle(f"{seen} AND NOT ('seen' = '')", lambda row: row == expected) == expected
+
+
 def test_roles_in_sql_are_not_for_this_server(stack: RunningStack) -> None:
     for command in (["access", "apply"], ["access", "user", "ann", "--role", "analyst", "--tenant", "acme"]):
         refused = stack.cli(*command, check=False)

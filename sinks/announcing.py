@@ -1,0 +1,52 @@
+"""Publishes one event and waits until the broker has it: for what is said once, such as that an export was made."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from agentledger.schemas import Codec
+from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.events import Event
+
+DELIVERY_S_MAX = 20.0
+POLL_S = 0.1
+
+
+class Announcer:
+    """Connects when it is made, so that what is done meanwhile costs no waiting. `codec` is for one event at a time."""
+
+    def __init__(self, kafka: dict[str, Any], codec: Codec, wait_s_max: float = DELIVERY_S_MAX) -> None:
+        self._codec = codec
+        self._wait_s_max = wait_s_max
+        self._failure: str | None = None  # None: no answer yet; empty: the broker has it
+        self._is_away = False
+        # Not idempotent: that takes half a second to begin with, and an event that arrives twice counts once by its id.
+        self._producer = Producer(
+            {"linger.ms": 0, "log_level": 0, **kafka, "acks": "all",
+             "delivery.timeout.ms": round(wait_s_max * 1000), "error_cb": self._broker_failed}
+        )  # fmt: skip
+
+    def announce(self, event: Event, topic: str) -> None:
+        """Publish the event, keyed by its producer; returns when the broker has it. Raises BrokerError, at once where
+        no broker can be reached."""
+        self._failure = None
+        self._producer.produce(
+            topic, self._codec.encode(event), event.producer_id.encode(), on_delivery=self._delivered
+        )
+        deadline = time.monotonic() + self._wait_s_max
+        while self._failure is None and not self._is_away and time.monotonic() < deadline:
+            self._producer.poll(POLL_S)
+        if self._failure != "":
+            raise BrokerError(
+                self._failure or ("no broker can be reached" if self._is_away else "no answer"), where=topic,
+                next_step="check the broker",
+            )  # fmt: skip
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        self._failure = "" if error is None else error.str()
+
+    def _broker_failed(self, error: KafkaError) -> None:
+        self._is_away = error.code() == KafkaError._ALL_BROKERS_DOWN
