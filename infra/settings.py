@@ -68,6 +68,19 @@ class Settings(BaseSettings):
         description="Folder for signed checkpoints, best where the database's administrators can't write; "
         "empty: DATA_DIR/checkpoints.",
     )
+    checkpoints_bucket: str = Field(
+        "", description="s3://BUCKET/PREFIX with object lock, for copies of the checkpoints; empty: none."
+    )
+    checkpoints_bucket_endpoint: str = Field(
+        "", description="Address of an S3-compatible service; empty: where boto3 finds Amazon's."
+    )
+    checkpoints_bucket_retention_days: int = Field(
+        3650, ge=1, le=36_500, description="How long nobody can delete a copy from the bucket, days."
+    )
+    witnesses_file: Path | None = Field(
+        None,
+        description="File of witnesses (C2SP tlog-witness) that cosign checkpoints: lines KEY URL; empty: none.",
+    )
     signer_interval_s: float = Field(5.0, ge=0.2, le=3600, description="Time between two signed checkpoints, seconds.")
     query_time_s_max: int = Field(60, ge=1, le=3600, description="Longest time for an analyst's query, seconds.")
     query_rows_max: int = Field(100_000, ge=1, le=10_000_000, description="Most rows that an analyst's query returns.")
@@ -92,7 +105,15 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
-    @field_validator("prices_file", "rules_file", "signer_dir", "checkpoints_dir", "subject_keys_dir", mode="before")
+    @field_validator(
+        "prices_file",
+        "rules_file",
+        "signer_dir",
+        "checkpoints_dir",
+        "witnesses_file",
+        "subject_keys_dir",
+        mode="before",
+    )
     @classmethod
     def _is_a_path_or_none(cls, path: object) -> object:
         return path or None

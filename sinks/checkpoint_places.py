@@ -29,6 +29,11 @@ class CheckpointPlace(Protocol):
         """What is kept under this name."""
 
 
+def bundle_name(first: int) -> str:
+    """The name of the bundle that begins with this leaf, with its folder."""
+    return f"{first // BUNDLES_PER_FOLDER:012d}/{first:016d}{SUFFIX}"
+
+
 class FolderPlace:
     """A folder that the database's administrators can't write: on another machine, or owned by another user."""
 
@@ -37,7 +42,7 @@ class FolderPlace:
 
     def path(self, first: int) -> Path:
         """The file of the bundle that begins with this leaf."""
-        return self.folder / f"{first // BUNDLES_PER_FOLDER:012d}" / f"{first:016d}{SUFFIX}"
+        return self.folder / bundle_name(first)
 
     def publish(self, first: int, text: str) -> bool:
         """Keep this text under its name for good. False where something else is there; nothing is changed then."""

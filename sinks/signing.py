@@ -8,27 +8,26 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, Message, Producer
-
-from agentledger.schemas import Codec, content_id, open_registry
-from agentledger.schemas.checkpoints import Checkpoint
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.compact_range import CompactRange
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError, IntegrityError, StoreError
-from agentledger.schemas.events import AlertRaised, CheckpointSigned, Event
-from agentledger.schemas.heads import Bundle, parse_leaf
-from agentledger.schemas.notes import Note, encode_base64
-from agentledger.schemas.topics import ALERTS, INTEGRITY
+from agentledger.schemas.heads import Bundle
 from agentledger.sinks.checkpoint_places import CheckpointPlace, FolderPlace
+from agentledger.sinks.cosignatures import read_witnesses
+from agentledger.sinks.followers import BucketCopies, Cosigning, Follower, FollowerPositions, Outside
 from agentledger.sinks.key_files import KeyFolder
 from agentledger.sinks.leaves import ClickHouseLeafReader
+from agentledger.sinks.s3_place import open_s3_place
 from agentledger.sinks.signer import Signer
+from agentledger.sinks.signer_events import SignerEvents
 from agentledger.sinks.signer_state import SignerState
+from agentledger.sinks.witness_client import HttpWitness
 
-RULE = "ledger_integrity"
-DELIVERY_S_MAX = 20.0
 REFUSING_LOOK_S = 30.0  # between two looks at a ledger that is refused
 LOG_EVERY_S = 30.0
 
@@ -50,83 +49,21 @@ class SignerConfig:
     schema_registry_auth: str = field(default="", repr=False)
     interval_s: float = 5.0
     accepted_topic_ids: tuple[str, ...] = ()
-
-
-class SignerEvents:
-    """Publishes what the signer did. Ids follow from the content: published twice, it counts once."""
-
-    def __init__(self, kafka: dict[str, Any], codec: Codec) -> None:
-        self._codec = codec
-        self._failure = ""
-        self._producer = Producer(
-            {"linger.ms": 5, **kafka, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 15_000}
-        )
-
-    def announce(self, bundle: Bundle, number: int) -> None:
-        """Publish the event of a checkpoint, the `number`th of its origin. Raises BrokerError."""
-        self._send(checkpoint_event(bundle, number), INTEGRITY.name)
-
-    def alarm(self, origin: str, error: IntegrityError, at_us: int) -> None:
-        """Publish the alert that nothing is signed, once for each reason. Raises BrokerError."""
-        self._send(alert_event(origin, error, at_us), ALERTS.name)
-
-    def _send(self, event: Event, topic: str) -> None:
-        self._failure = ""
-        key = event.producer_id if topic == INTEGRITY.name else event.run_id
-        self._producer.produce(topic, self._codec.encode(event), key.encode(), on_delivery=self._delivered)
-        if self._producer.flush(DELIVERY_S_MAX) or self._failure:
-            raise BrokerError(f"the event was not acknowledged: {self._failure or 'no answer'}", where=topic)
-
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            self._failure = error.str()
-
-
-def checkpoint_event(bundle: Bundle, number: int) -> CheckpointSigned:
-    """The event of a published bundle, the `number`th of its origin, from 0. Holds all of the bundle."""
-    note = Note.parse(bundle.note)
-    found = Checkpoint.parse(note.text)
-    at_us = parse_leaf(bundle.lines[-1]).at_us
-    return CheckpointSigned(
-        event_id=content_id(at_us, "CheckpointSigned", found.origin, str(found.size), found.root.hex()),
-        tenant_id="",
-        producer_id=f"signer:{found.origin}",
-        producer_seq=number,
-        run_id=f"signer:{found.origin}",
-        occurred_at=at_us,
-        labels={"first_leaf": str(bundle.first), "leaves": "\n".join(bundle.lines)},
-        origin=found.origin,
-        tree_size=found.size,
-        root_hash=encode_base64(found.root),
-        checkpoint=bundle.note,
-        key_id=note.signatures[-1].key_id.hex(),
-    )
-
-
-def alert_event(origin: str, error: IntegrityError, at_us: int) -> AlertRaised:
-    """The alert that the ledger of this origin isn't what was signed; `at_us` is when it was last found in order."""
-    return AlertRaised(
-        event_id=content_id(at_us, "AlertRaised", RULE, origin, str(error)),
-        tenant_id="",
-        producer_id=f"signer-alerts:{origin}:{at_us}:{content_id(0, str(error))}",
-        producer_seq=0,
-        run_id=f"signer:{origin}",
-        occurred_at=at_us,
-        alert_id=content_id(0, RULE, "", "ledger", origin),
-        rule=RULE,
-        severity="critical",
-        summary=str(error)[:1000],
-        scope="ledger",
-        scope_value=origin,
-    )
+    bucket_url: str = ""  # s3://BUCKET/PREFIX for copies of what is published; empty: none
+    bucket_endpoint: str = ""
+    bucket_retention_days: int = 3650
+    witnesses_file: Path | None = None
 
 
 class SignerProgram:
     """A signer with its state file, its events and its patience."""
 
-    def __init__(self, config: SignerConfig, place: CheckpointPlace | None = None) -> None:
+    def __init__(
+        self, config: SignerConfig, place: CheckpointPlace | None = None, outside: Sequence[Outside] | None = None
+    ) -> None:
         self._config = config
-        self._place = place or FolderPlace(config.checkpoints_dir)
+        self._folder = FolderPlace(config.checkpoints_dir)
+        self._place = place or self._folder
         self._keys = KeyFolder(config.keys_dir)
         self._origin = self._keys.active().name
         registry = open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth)
@@ -135,9 +72,15 @@ class SignerProgram:
         reader = ClickHouseLeafReader(config.clickhouse_url, config.clickhouse_user, config.clickhouse_password)
         self.signer = Signer(
             reader, self._place, self._keys, state=SignerState(), save=self._save,
-            clock=lambda: time.time_ns() // 1000, accepted_topic_ids=config.accepted_topic_ids,
+            clock=_now_us, accepted_topic_ids=config.accepted_topic_ids,
         )  # fmt: skip
         self._is_loaded = False
+        self._positions = FollowerPositions(config.keys_dir)
+        known = self._positions.load()
+        self._followers = [
+            Follower(one, known.get(one.name, CompactRange()), _now_us, self._tell_of_follower)
+            for one in (outsiders(config, self._folder) if outside is None else outside)
+        ]
 
     def close(self) -> None:
         """Let go of the state file."""
@@ -150,9 +93,26 @@ class SignerProgram:
             if state is not None:
                 self.signer.state = state
             self._is_loaded = True
+        self._follow()  # first: on top of what a witness contradicts nothing is signed
         bundle = self.signer.step()
+        self._follow()
         self._tell()
         return bundle
+
+    def _follow(self) -> None:
+        """Bring those who follow outside up to what is published. Raises IntegrityError where one contradicts."""
+        state = self.signer.state
+        if not state.last_text:
+            return
+        newest = Bundle.parse(state.last_text)
+        has_moved = [one.follow(self._folder, newest, state.heads.tree) for one in self._followers]
+        if any(has_moved):
+            self._positions.save(self._followers)
+
+    def _tell_of_follower(self, name: str, what: str, since_us: int, is_back: bool) -> None:
+        log.log(logging.WARNING if is_back else logging.CRITICAL, "%s", what)
+        if self._events is not None:
+            self._events.tell_of_follower(self._origin, name, what, since_us, _now_us(), is_back=is_back)
 
     def run(self, stop: threading.Event) -> None:
         """Step until told to stop. A ledger that isn't what was signed is refused, and looked at again later."""
@@ -221,6 +181,24 @@ class SignerProgram:
                 next_step="stop it first, or give this one a folder of its own",
             ) from None  # fmt: skip
         return lock
+
+
+def outsiders(config: SignerConfig, folder: FolderPlace) -> list[Outside]:
+    """Who is to follow what is published. Raises ConfigurationError."""
+    found: list[Outside] = []
+    if config.bucket_url:
+        place = open_s3_place(
+            config.bucket_url, endpoint=config.bucket_endpoint, retention_days=config.bucket_retention_days
+        )
+        found.append(BucketCopies(place))
+    if config.witnesses_file is not None:
+        for key, url in read_witnesses(config.witnesses_file):
+            found.append(Cosigning(HttpWitness(url, key), folder))
+    return found
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def say_ready() -> None:

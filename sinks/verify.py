@@ -20,6 +20,7 @@ from agentledger.schemas.heads import Head, LogId
 from agentledger.schemas.notes import VerifierKey
 from agentledger.schemas.ports import SchemaRegistry
 from agentledger.sinks.chain import Chain, Problem, read_chain, read_held_checkpoint
+from agentledger.sinks.cosignatures import check_witnesses
 from agentledger.sinks.leaves import ClickHouseLeafReader, StoredLog
 from agentledger.sinks.tables import BATCHES, LEDGER
 from agentledger.sinks.tombstones import Tombstones, read_tombstones
@@ -41,6 +42,8 @@ class VerifyRequest:
     run_id: str = ""
     since_checkpoint: Path | None = None
     approvers: Sequence[VerifierKey] = ()  # whose signatures a tombstone needs
+    witnesses: Sequence[VerifierKey] = ()  # of whom `witnesses_min` must have signed the last checkpoint, or nearly
+    witnesses_min: int = 0
 
 
 @dataclass
@@ -57,6 +60,7 @@ class VerifyReport:
     server_verdicts: int = 0  # rows of records that only the server found unreadable: its word is taken for that
     unsigned_rows: int = 0
     purged_rows: int = 0  # gone, with a tombstone
+    witnessed_size: int = 0  # of the last checkpoint that enough witnesses signed
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -89,6 +93,11 @@ class Verification:
         held = 0
         if request.since_checkpoint is not None:
             held, problems = read_held_checkpoint(request.since_checkpoint, request.keys, chain)
+            report.problems += problems
+        if request.witnesses:
+            report.witnessed_size, problems = check_witnesses(
+                request.checkpoints_dir, chain, request.witnesses, request.witnesses_min
+            )
             report.problems += problems
         report.checkpoints = len(chain.bundles)
         report.last_signed_at_us = chain.state.at_us

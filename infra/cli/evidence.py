@@ -68,6 +68,10 @@ def signer(once: bool, accepted: tuple[str, ...]) -> None:
         checkpoints_dir=settings.checkpoints_folder(),
         interval_s=settings.signer_interval_s,
         accepted_topic_ids=accepted,
+        bucket_url=settings.checkpoints_bucket,
+        bucket_endpoint=settings.checkpoints_bucket_endpoint,
+        bucket_retention_days=settings.checkpoints_bucket_retention_days,
+        witnesses_file=settings.witnesses_file,
     )
     if not once:
         run_signer(config, stop_on_signal())
@@ -93,10 +97,16 @@ def signer(once: bool, accepted: tuple[str, ...]) -> None:
     "--approvers", "approvers_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
     help="Public keys of those who may approve a purge; default: approvers.pub in the signer's folder.",
 )  # fmt: skip
+@click.option(
+    "--witnesses", "witnesses_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="Keys of witnesses who must have signed the last checkpoint, or one shortly before it.",
+)  # fmt: skip
+@click.option("--witnesses-min", type=click.IntRange(1), default=None, help="So many of them are enough; default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def verify(
     *, is_all: bool, from_text: str, to_text: str, run_id: str, since_checkpoint: Path | None,
-    checkpoints: Path | None, key_file: Path | None, approvers_file: Path | None, as_json: bool,
+    checkpoints: Path | None, key_file: Path | None, approvers_file: Path | None, witnesses_file: Path | None,
+    witnesses_min: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Check the ledger against its signed heads: exit code 0 if it is what was signed, 1 if not.
 
@@ -120,6 +130,7 @@ def verify(
         run_id="" if is_all else run_id,
         since_checkpoint=since_checkpoint,
         approvers=read_approvers(settings, approvers_file),
+        **_witnesses(witnesses_file, witnesses_min),
     )
     reader = ClickHouseLeafReader(
         clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
@@ -216,6 +227,8 @@ def _print_report(report: Any) -> None:
         f"{report.logs} logs, {report.rows:,} rows ({report.rows_checked:,} checked byte by byte), "
         f"{report.heads_checked:,} signed heads rebuilt, {signed}; {report.unsigned_rows:,} rows are not signed yet"
     )
+    if report.witnessed_size:
+        what += f"; the witnesses signed up to size {report.witnessed_size:,} of the log of heads"
     if report.purged_rows:
         what += f"; {report.purged_rows:,} rows are purged, with tombstones that two approvers signed"
     click.echo(f"{'CHANGED: ' + str(len(report.problems)) + ' problems' if report.problems else 'VERIFIED'}: {what}")
@@ -233,6 +246,16 @@ def read_approvers(settings: Settings, path: Path | None) -> Any:
 
     path = path or settings.signer_folder() / "approvers.pub"
     return read_public(path) if path.is_file() else []
+
+
+def _witnesses(path: Path | None, at_least: int | None) -> dict[str, Any]:
+    """What is asked of witnesses. Raises UsageError where more must have signed than are known."""
+    from agentledger.sinks.cosignatures import read_witnesses
+
+    keys = [key for key, _ in read_witnesses(path)] if path is not None else []
+    if at_least is not None and at_least > len(keys):
+        raise UsageError(f"--witnesses-min {at_least}, and --witnesses names {len(keys)}")
+    return {"witnesses": keys, "witnesses_min": len(keys) if at_least is None else at_least}
 
 
 def _trusted(settings: Settings, key_file: Path | None) -> Any:
