@@ -20,6 +20,7 @@ from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.control import control_key, control_scope_of
 from agentledger.schemas.errors import BrokerError, CodecError, ConfigurationError, SchemaError
 from agentledger.schemas.events import ControlIssued
+from agentledger.schemas.scopes import LABEL_SCOPE, TEAM_LABEL
 from agentledger.schemas.topics import CONTROL
 
 DELIVERY_S_MAX = 10.0  # a person waits for this; where it fails there is the halt file
@@ -40,19 +41,21 @@ def who_am_i() -> str:
 def control_event(command: Command, *, producer_id: str = "", now_us: int | None = None) -> ControlIssued:
     """The event that says this command, now."""
     at_us = time.time_ns() // 1000 if now_us is None else now_us
-    value = command.scope_value
+    scope, value = command.scope, command.scope_value
+    label = TEAM_LABEL if scope == "team" else scope.removeprefix(LABEL_SCOPE) if scope.startswith(LABEL_SCOPE) else ""
     return ControlIssued(
         event_id=uuid7(at_us),
         tenant_id=command.tenant_id,
         producer_id=producer_id or f"control:{command.issued_by}:{secrets.token_hex(4)}",
         producer_seq=0,
-        run_id=value if command.scope == "run" else "",
-        agent_id=value if command.scope == "agent" else "",
-        workflow=value if command.scope == "workflow" else "",
+        run_id=value if scope == "run" else "",
+        agent_id=value if scope == "agent" else "",
+        workflow=value if scope == "workflow" else "",
         actor=command.issued_by,
         occurred_at=at_us,
+        labels={label: value} if label else {},
         command=command.command,
-        scope=command.scope,
+        scope=scope,
         scope_value=value,
         reason=command.reason,
         issued_by=command.issued_by,

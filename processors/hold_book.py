@@ -6,7 +6,7 @@ Held amounts are what open holds have asked for, and nothing else: when cells ar
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from agentledger.processors.hold_cells import (
@@ -20,6 +20,7 @@ from agentledger.processors.hold_cells import (
     encode_cell,
 )
 from agentledger.processors.hold_state import SEPARATOR, Account, Budget, Halt, Head, Hold, ask_of, clamped, cut
+from agentledger.schemas import scopes
 from agentledger.schemas.events import Event
 
 # A hold is not forgotten until this long after it could have expired, and none is left unexpired for as long: so a cell
@@ -208,13 +209,8 @@ def halt_name(scope: str, scope_value: str) -> str:
 
 def scopes_of(event: Event) -> Iterator[tuple[str, str]]:
     """Each scope that an event falls under, with its value; those without a value are left out."""
-    places: Iterable[tuple[str, str]] = (
-        ("tenant", event.tenant_id),
-        ("team", event.labels.get("team", "")),
-        ("workflow", event.workflow),
-        ("agent", event.agent_id),
-        ("user", event.actor),
-        ("run", event.run_id),
-        *((f"label:{name}", value) for name, value in sorted(event.labels.items())),
-    )
-    return ((scope, cut(value)) for scope, value in places if value)
+    places = scopes.scopes_of(
+        tenant_id=event.tenant_id, agent_id=event.agent_id, workflow=event.workflow, actor=event.actor,
+        run_id=event.run_id, labels=event.labels,
+    )  # fmt: skip
+    return ((scope, cut(value)) for scope, value in places)

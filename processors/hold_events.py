@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentledger.processors.hold_state import METRICS, Account, Budget, Context, Head, Hold
-from agentledger.schemas.control import CONTROL_SCOPES
+from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -117,7 +117,7 @@ class HoldEvents:
         used, limit = amount_text(budget.metric, account.used), amount_text(budget.metric, budget.limit)
         summary = f"{_place_text(account)} used {used} of {limit} of budget {budget.budget_id}"
         yield self._raised(line, EXCEEDED_RULE, summary, account.used, budget.limit)
-        if budget.refuses and _commanded(line)[0] in CONTROL_SCOPES:
+        if budget.refuses and is_control_scope(_commanded(line)[0]):
             account.flags.append("halted")
             reason = f"budget {budget.budget_id}: {budget.metric} is over its limit"
             yield self._command(line, "halt", reason, account.end_us)

@@ -8,7 +8,7 @@ Decisions that hold here:
 - A threshold is crossed when usage reaches it, a budget is exceeded when usage is over its limit. Each is said once per
   window; of a window without an end (total, sliding) again after usage was back at or below the limit.
 - Where `on_exceeded` is halt, escalate or ask_human, a halt of the scope is issued; it lapses when the window ends, or
-  after one length of a sliding window. Scopes that no command can name (team, user, label) only raise the alert.
+  after one length of a sliding window.
 - The alert is resolved when the window ends, the limit was raised, or usage slid below it.
 """
 
@@ -22,7 +22,7 @@ from agentledger.processors.budgets import METRICS
 from agentledger.processors.partial_records import BUCKET_US, Usage, group_fields
 from agentledger.processors.scope_events import Conclusions, Finding, alert_id_of, short
 from agentledger.processors.scope_state import NEVER, Used, Watched
-from agentledger.schemas.control import CONTROL_SCOPES
+from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import BudgetDeclared, BudgetExceeded, BudgetThresholdCrossed, ControlIssued
 from agentledger.schemas.identity import content_id
@@ -236,7 +236,7 @@ def _say_exceeded(out: Conclusions, watched: Watched, value: str, used: Used) ->
     event_id = _line_id(out, watched, value, used, "BudgetExceeded")
     out.events.append(BudgetExceeded(**out.envelope(event_id, scope, value), **facts, on_exceeded=action))
     out.say(_finding(watched, value, used))
-    if action not in HALTING or scope not in CONTROL_SCOPES:
+    if action not in HALTING or not is_control_scope(scope):
         return
     expires_at = used.window_end_us
     if declared["window"] == "sliding":

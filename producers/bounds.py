@@ -15,6 +15,7 @@ from agentledger.producers.event_ids import as_event_id
 from agentledger.schemas.catalogue import current_schemas
 
 TEXT_BYTES_MAX = 4096  # a message, a reason, a name: more belongs into a payload store
+NAME_BYTES_MAX = 1024  # an agent, a workflow, a user: what a budget or a halt may be about
 CONTENT_BYTES_MAX = 65_536  # redacted arguments or results, each; beyond that only digest and size
 LABELS_MAX = 64
 LABEL_NAME_BYTES_MAX = 256

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agentledger.producers.bounds import ENVELOPE_FIELDS, clean_labels, clean_run_id, clean_text
+from agentledger.producers.bounds import ENVELOPE_FIELDS, NAME_BYTES_MAX, clean_labels, clean_run_id, clean_text
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import MAGIC
 from agentledger.schemas.encoding import LONG, Encoder, compile_encoder, encode_text
@@ -62,13 +62,13 @@ class RunEnvelope:
         labels: Mapping[Any, Any] | None = None,
     ) -> None:
         self.run_id = clean_run_id(run_id)
-        self.actor = clean_text(actor, 1024)
+        self.actor = clean_text(actor, NAME_BYTES_MAX)
         self.trace_id = trace_id
         self.key = self.run_id.encode()
         self.run = encode_text(self.run_id)
         self.origin = encode_text(trace_id)
         who = agent_id, agent_version, workflow, environment, actor
-        self.who = b"".join(encode_text(clean_text(text, 1024)) for text in who)
+        self.who = b"".join(encode_text(clean_text(text, NAME_BYTES_MAX)) for text in who)
         bounded = clean_labels(labels)
         entries = b"".join(encode_text(name) + encode_text(value) for name, value in bounded.items())
         self.labels = LONG[len(bounded)] + entries + b"\x00" if bounded else b"\x00"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentledger.producers.halts import ANY, Command
-from agentledger.schemas.control import CONTROL_SCOPES
+from agentledger.schemas.control import is_control_scope
 
 ENV_HALT_FILE = "AGENTLEDGER_HALT_FILE"
 ENV_DATA_DIR = "AGENTLEDGER_DATA_DIR"
@@ -96,7 +96,7 @@ def _command(item: Mapping[str, Any]) -> Command:
     for time_us in (issued_at, expires_at):
         if time_us is not None and not isinstance(time_us, int):
             raise TypeError("a time is microseconds since 1970")
-    if scope not in {*CONTROL_SCOPES, "host"}:
+    if scope != "host" and not is_control_scope(scope):
         raise ValueError(f"no scope is called {scope}")
     tenant_id, value = str(item.get("tenant_id") or ANY), str(item.get("scope_value") or ANY)
     reason, issued_by = str(item.get("reason") or ""), str(item.get("issued_by") or "")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agentledger.schemas.control import COMMANDS, CONTROL_SCOPES
+from agentledger.schemas.control import COMMANDS, is_control_scope
 from agentledger.schemas.events import ControlIssued
 
 ANY = "*"  # as a tenant or a scope value of the halt file: each
@@ -58,7 +58,7 @@ class _Entry:
 
 def command_of(event: ControlIssued) -> Command | None:
     """The command that an event gives; None where this version knows no such command or scope."""
-    if event.command not in COMMANDS or event.scope not in CONTROL_SCOPES:
+    if event.command not in COMMANDS or not is_control_scope(event.scope):
         return None
     return Command(
         event.command, event.tenant_id, event.scope, event.scope_value, event.reason, event.issued_by,

@@ -31,6 +31,7 @@ class RunFacts:
         self.run_id = envelope.run_id
         self.event_id: str | None = None  # of RunStarted, once the run has begun here
         self.span_id = ""
+        self.scopes: tuple[tuple[str, str], ...] = ()  # (scope, value) of each budget that its calls fall under
         self.halted_by: tuple[tuple[str, str], ...] = ()  # (scope, value) of each halt that would stop it
 
     def content(self, value: object) -> Content:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_labels, clean_run_id, clean_text
+from agentledger.producers.bounds import NAME_BYTES_MAX, TEXT_BYTES_MAX, clean_labels, clean_run_id, clean_text
 from agentledger.producers.budget_guard import RunBudget, RunUsage, to_budget
 from agentledger.producers.calls import Call, enclosing, is_cancellation, leave
 from agentledger.producers.emitter import BLANK_ENVELOPE
@@ -18,6 +18,7 @@ from agentledger.producers.run_calls import RunCalls
 from agentledger.producers.tracing import trace_id_of
 from agentledger.schemas import events
 from agentledger.schemas.errors import BudgetExceededError, HoldUnansweredError, UnpricedError
+from agentledger.schemas.scopes import scopes_of
 
 if TYPE_CHECKING:
     from agentledger.producers.recorder import Ledger
@@ -57,6 +58,7 @@ class Run(RunCalls):
         trace: str = "",
     ) -> None:
         parent = current_run() if parent is None else parent
+        labels = clean_labels({**ledger.labels, **clean_labels(labels)})
         self.trace_id: str = trace_id_of(trace) or (parent.trace_id if isinstance(parent, Run) else new_trace_id())
         envelope = RunEnvelope(
             run_id or new_event_id(ledger.clock()),
@@ -66,12 +68,19 @@ class Run(RunCalls):
             workflow=workflow,
             environment=ledger.environment,
             actor=actor or ledger.actor,
-            labels={**ledger.labels, **clean_labels(labels)},
+            labels=labels,
         )
         super().__init__(ledger, envelope, budget)
         lineage = parent.lineage if isinstance(parent, Run) else (clean_run_id(parent),) if parent else ()
         self.lineage: tuple[str, ...] = (self.run_id, *lineage)
-        self.halted_by = halted_by(ledger.tenant_id, ledger.agent_id, workflow, self.lineage)
+        self.scopes = tuple(
+            scopes_of(
+                tenant_id=ledger.tenant_id, agent_id=clean_text(ledger.agent_id, NAME_BYTES_MAX),
+                workflow=clean_text(workflow, NAME_BYTES_MAX), actor=envelope.actor, run_id=self.run_id, labels=labels,
+            )
+        )  # fmt: skip
+        # What a halt that stops this run may be about. A halt of a run stops its sub-runs here, too.
+        self.halted_by = (("host", ANY), *self.scopes, *(("run", run_id) for run_id in lineage))
         self._status = ""
         self._reason = ""
         self._outer: Token[Run | Call | None] | None = None
@@ -193,12 +202,6 @@ class Run(RunCalls):
         if isinstance(error, HoldUnansweredError | UnpricedError):
             return "halted", clean_text(error)
         return ("cancelled" if is_cancellation(error) else "failed"), ""
-
-
-def halted_by(tenant_id: str, agent_id: str, workflow: str, run_ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """The (scope, value) pairs whose halt stops a run, widest first. A halt of a run stops its sub-runs here too."""
-    named = ("tenant", tenant_id), ("agent", agent_id), ("workflow", workflow), *(("run", run_id) for run_id in run_ids)
-    return ("host", ANY), *((scope, clean_text(value, 1024)) for scope, value in named if value)
 
 
 def _is_clean_exit(error: BaseException) -> bool:

@@ -6,11 +6,17 @@ so each command needs a key that says what it is about and nothing else.
 
 from __future__ import annotations
 
+from agentledger.schemas.scopes import LABEL_SCOPE, NAMED_SCOPES
+
 COMMANDS = ("halt", "resume")
-CONTROL_SCOPES = ("run", "agent", "workflow", "tenant")
 # The engine of a PolicyDecided that says a halt refused a call: control decided, and no policy of the agent's own.
 CONTROL_ENGINE = "agentledger"
 _SEPARATOR = "\x00"  # in none of the three parts: they are names and ids that a person may type
+
+
+def is_control_scope(scope: str) -> bool:
+    """Whether a command may be about this scope: each one that a budget may have."""
+    return scope in NAMED_SCOPES or (scope.startswith(LABEL_SCOPE) and scope != LABEL_SCOPE)
 
 
 def control_key(tenant_id: str, scope: str, scope_value: str) -> bytes:

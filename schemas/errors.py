@@ -92,10 +92,10 @@ class BudgetExceededError(AgentledgerError):
 
 
 class HaltedError(AgentledgerError):
-    """Somebody, or a rule, has halted this run, its agent, workflow or tenant; the call was not made.
+    """Somebody, or a rule, has halted this run or a scope that it falls under; the call was not made.
 
-    `scope` is run, agent, workflow, tenant or host; times are microseconds since 1970; without `expires_at` it holds
-    until a resume. `via` says how it came: the control topic or the halt file.
+    `scope` is that of a budget (tenant, team, …, label:NAME) or host; times are microseconds since 1970; without
+    `expires_at` it holds until a resume. `via` says how it came: the control topic or the halt file.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class HaltedError(AgentledgerError):
         super().__init__(
             what,
             where=f"run {run_id}, by the {via}" if run_id else f"by the {via}",
-            next_step=next_step or f"end the run; who may, lifts it with: agentledger resume --{scope} {scope_value}",
+            next_step=next_step or f"end the run; who may, lifts it with: {_resume(scope, scope_value)}",
         )
 
 
@@ -167,6 +167,11 @@ class HoldUnansweredError(AgentledgerError):
 
 class UnpricedError(AgentledgerError):
     """No price is known for a model at that time."""
+
+
+def _resume(scope: str, scope_value: str) -> str:
+    kind, _, label = scope.partition(":")
+    return f"agentledger resume --{kind} {label + '=' if label else ''}{scope_value}"
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

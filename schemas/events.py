@@ -228,6 +228,7 @@ class ControlIssued(Event):
     reason: str = ""
     issued_by: str = ""
     expires_at: int | None = None
+    on_exceeded: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -293,7 +294,7 @@ class HoldDecided(Event):
 
 @dataclass(slots=True, kw_only=True)
 class HoldReported(Event):
-    """A client reports what became of a hold: settled at what was used, or released."""
+    """A client reports what becomes of a hold: settled at what was used, released, or renewed during a call."""
 
     hold_id: str = ""
     action: str = ""
@@ -303,6 +304,7 @@ class HoldReported(Event):
     actual_tool_calls: int = 0
     call_event_id: str | None = None
     reason: str = ""
+    tool_failures: int = 0
 
 
 @dataclass(slots=True, kw_only=True)

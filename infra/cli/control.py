@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -16,20 +16,25 @@ from agentledger.infra.settings import Settings, load_settings
 from agentledger.producers.halt_file import VIA, HaltFile, halt_file_path
 from agentledger.producers.halts import ANY, Command
 from agentledger.schemas.errors import UsageError
+from agentledger.schemas.scopes import LABEL_SCOPE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 NAME_CHARACTERS_MAX = 1024  # as the SDK bounds names
+_NARROW = "--run, --agent, --workflow, --team, --user and --label"
 
 
 def _scoped(command: _F) -> _F:
     """The options that say whom a command is about."""
     for option in reversed(
         (
-            click.option("--run", "run_id", default="", metavar="ID", help="One run, with its sub-runs."),
+            click.option("--run", default="", metavar="ID", help="One run, with its sub-runs."),
             click.option("--agent", default="", metavar="NAME", help="Every run of an agent."),
             click.option("--workflow", default="", metavar="NAME", help="Every run of a workflow."),
+            click.option("--team", default="", metavar="NAME", help="Every run with this label `team`."),
+            click.option("--user", default="", metavar="NAME", help="Every run on behalf of this user (the actor)."),
+            click.option("--label", default="", metavar="NAME=VALUE", help="Every run with this label."),
             click.option(
                 "--tenant", default="", metavar="NAME",
                 help="Every run of a tenant; beside another option: whose; default: AGENTLEDGER_TENANT_ID.",
@@ -48,10 +53,8 @@ def _scoped(command: _F) -> _F:
 @_scoped
 @click.option("--reason", default="", metavar="TEXT", help="Why; the refused calls say it. Required.")
 @click.option("--expires", default="", metavar="TIME", help="Lapses after this time, such as 90s, 30m, 2h or 7d.")
-def halt(
-    *, run_id: str, agent: str, workflow: str, tenant: str, by: str, local: bool, reason: str, expires: str
-) -> None:
-    """Refuse every next call of a run, agent, workflow or tenant, until it is resumed.
+def halt(*, by: str, local: bool, reason: str, expires: str, **whom: str) -> None:
+    """Refuse every next call of a run, agent, workflow, team, user, label or tenant, until it is resumed.
 
     With --local and nothing else: of everything on this host.
     """
@@ -61,9 +64,7 @@ def halt(
     if not reason.strip():
         raise UsageError("a halt needs a reason", next_step="give --reason TEXT: whoever is stopped reads it")
     expires_us = _duration_us(expires)
-    tenant_id, scope, value = _subject(
-        settings, run_id=run_id, agent=agent, workflow=workflow, tenant=tenant, local=local
-    )
+    tenant_id, scope, value = _subject(settings, whom, local=local)
     command = Command(
         "halt", tenant_id, scope, value, reason.strip(), by or who_am_i(), via=VIA if local else "control topic"
     )
@@ -80,17 +81,15 @@ def halt(
 @click.command("resume")
 @_scoped
 @click.option("--reason", default="", metavar="TEXT", help="Why.")
-def resume(*, run_id: str, agent: str, workflow: str, tenant: str, by: str, local: bool, reason: str) -> None:
-    """End a halt: the calls of that run, agent, workflow or tenant are made again.
+def resume(*, by: str, local: bool, reason: str, **whom: str) -> None:
+    """End a halt: the calls of that run, agent, workflow, team, user, label or tenant are made again.
 
     With --local and nothing else: every halt of this host's file.
     """
     from agentledger.infra.control_commands import lapsing, publish_command, read_halts, resume_locally, who_am_i
 
     settings = load_settings()
-    tenant_id, scope, value = _subject(
-        settings, run_id=run_id, agent=agent, workflow=workflow, tenant=tenant, local=local
-    )
+    tenant_id, scope, value = _subject(settings, whom, local=local)
     if local:
 
         def lifts(halt: Command) -> bool:
@@ -154,25 +153,34 @@ def _print_table(halts: list[Command]) -> None:
     Console().print(table)
 
 
-def _subject(
-    settings: Settings, *, run_id: str, agent: str, workflow: str, tenant: str, local: bool
-) -> tuple[str, str, str]:
+def _subject(settings: Settings, whom: Mapping[str, str], *, local: bool) -> tuple[str, str, str]:
     """Tenant, scope and scope value of what was asked for. Raises UsageError unless it is exactly one thing."""
-    given = [(scope, name) for scope, name in (("run", run_id), ("agent", agent), ("workflow", workflow)) if name]
-    for name in (run_id, agent, workflow, tenant):
+    for name in whom.values():
         if "\x00" in name or len(name) > NAME_CHARACTERS_MAX:
             raise UsageError(
                 f"{name[:40]!r} is no name", next_step=f"give at most {NAME_CHARACTERS_MAX} printable characters"
             )
+    tenant = whom["tenant"]
+    given = [_place(option, name) for option, name in whom.items() if name and option != "tenant"]
     if len(given) > 1:
-        raise UsageError("it is one thing at a time", next_step="give only one of --run, --agent and --workflow")
+        raise UsageError("it is one thing at a time", next_step=f"give only one of {_NARROW}")
     if given:
         return (tenant or (ANY if local else settings.tenant_id), *given[0])
     if tenant:
         return tenant, "tenant", tenant
     if local:
         return ANY, "host", ANY
-    raise UsageError("nothing says whom this is about", next_step="give --run, --agent, --workflow or --tenant")
+    raise UsageError("nothing says whom this is about", next_step=f"give --tenant, or one of {_NARROW}")
+
+
+def _place(option: str, name: str) -> tuple[str, str]:
+    """Scope and scope value of an option."""
+    if option != "label":
+        return option, name
+    label, equals, value = name.partition("=")
+    if not label or not equals or not value:
+        raise UsageError(f"{name!r} is no label with its value", next_step="give --label NAME=VALUE")
+    return f"{LABEL_SCOPE}{label}", value
 
 
 def _duration_us(text: str) -> int | None:

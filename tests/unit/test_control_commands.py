@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from agentledger.infra.cli import cli
-from agentledger.infra.control_commands import halt_locally
+from agentledger.infra.control_commands import control_event, halt_locally
 from agentledger.producers.halt_file import HaltFile
-from agentledger.producers.halts import Command
+from agentledger.producers.halts import Command, command_of
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError, UsageError
 
 
@@ -58,6 +58,27 @@ def test_the_same_halt_again_takes_the_place_of_the_first(halt_file: HaltFile) -
     assert [halt.reason for halt in halt_file.read()] == ["two"]
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "scope", "value"),
+    [
+        ("--team", "red", "team", "red"),
+        ("--user", "ann", "user", "ann"),
+        ("--label", "region=eu=west", "label:region", "eu=west"),
+        ("--workflow", "refunds", "workflow", "refunds"),
+    ],
+)
+def test_each_scope_of_budgets_can_be_halted(
+    halt_file: HaltFile, option: str, name: str, scope: str, value: str
+) -> None:
+    said("halt", "--local", option, name, "--reason", "x")
+    [halt] = halt_file.read()
+    assert halt.subject == ("*", scope, value)
+    event = control_event(halt)
+    assert command_of(event) is not None
+    assert event.labels == ({"region": value} if ":" in scope else {"team": value} if scope == "team" else {})
+    assert said("resume", "--local", option, name).startswith("1 halt lifted")
+
+
 def test_a_halt_that_has_lapsed_is_not_listed(halt_file: HaltFile) -> None:
     now_us = time.time_ns() // 1000
     halt_file.write([Command("halt", "*", "agent", "bot", "x", "maria", now_us - 2, now_us - 1)])
@@ -75,6 +96,10 @@ def test_a_halt_that_has_lapsed_is_not_listed(halt_file: HaltFile) -> None:
         ["halt", "--agent", "a" * 1025, "--reason", "x"],
         ["halt", "--agent", "a", "--reason", "x", "--expires", "soon"],
         ["halt", "--agent", "a", "--reason", "x", "--expires", "0s"],
+        ["halt", "--label", "region", "--reason", "x"],
+        ["halt", "--label", "=eu", "--reason", "x"],
+        ["halt", "--label", "region=", "--reason", "x"],
+        ["halt", "--team", "red", "--user", "ann", "--reason", "x"],
         ["resume"],
     ],
 )

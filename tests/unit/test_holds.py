@@ -188,6 +188,15 @@ def test_lines_are_said_once_and_the_scope_is_halted_when_it_is_over() -> None:
     assert verdict(log.request("h4", 1, exceeded.window_end, agent_id="a")) == ("granted", "")
 
 
+@pytest.mark.parametrize(("scope", "value"), [("team", "red"), ("user", "ann"), ("label:region", "eu")])
+def test_a_budget_of_any_scope_halts_it_when_it_is_over(scope: str, value: str) -> None:
+    log = HoldLog()
+    log.declare(scope=scope, limit_amount=100)
+    log.request("h1", 100, actor="ann", labels={"team": "red", "region": "eu"})
+    halt = one(ControlIssued, log.settle("h1", 101))
+    assert (halt.command, halt.scope, halt.scope_value) == ("halt", scope, value)
+
+
 def test_more_budget_ends_the_halt() -> None:
     log = HoldLog()
     log.declare(limit_amount=100)

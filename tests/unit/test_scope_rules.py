@@ -244,6 +244,14 @@ def test_an_exceeded_budget_halts_its_scope_and_the_halt_lapses_with_the_window(
     assert (resolved.reason, resolved.occurred_at) == ("window_ended", exceeded.window_end)
 
 
+@pytest.mark.parametrize(("scope", "value"), [("team", "red"), ("user", "ann"), ("label:region", "eu")])
+def test_a_budget_of_any_scope_halts_it(scope: str, value: str) -> None:
+    declared = [(0, budget(USD, scope=scope, scope_value="", window="hour", on_exceeded="halt"))]
+    log = [happened(5000, 2 * USD, actor="ann", labels={"team": "red", "region": "eu"})]
+    [halt] = folded(log, declared=declared, end_ms=10_000).events(ControlIssued)
+    assert (halt.command, halt.scope, halt.scope_value) == ("halt", scope, value)
+
+
 def test_a_raised_limit_ends_the_alert_and_a_retired_budget_says_nothing_more() -> None:
     declared = [
         (0, budget(USD)),

@@ -31,7 +31,11 @@ from agentledger.schemas.topics import CONTROL
 
 CODEC = Codec(open_registry())
 WAIT_S_MAX = 30.0
-NAMES = (("host", ANY), ("tenant", "acme"), ("agent", "bot"), ("workflow", "w"), ("run", "r"))
+LABELS = {"team": "red", "region": "eu=west"}
+NAMES = (
+    ("host", ANY), ("tenant", "acme"), ("team", "red"), ("agent", "bot"), ("workflow", "w"), ("user", "ann"),
+    ("run", "r"), ("label:region", "eu=west"),
+)  # fmt: skip
 SUBJECTS: list[Subject] = [("acme", scope, value) for scope, value in NAMES[1:]]
 
 
@@ -146,7 +150,7 @@ def test_the_brokers_have_answered_when_each_leader_has() -> None:
 
 def quiet_ledger(halt_file: Path, **settings: Any) -> Ledger:
     control = ControlSettings(halt_file=halt_file, look_ms=0)
-    return Ledger.for_testing(agent_id="bot", tenant_id="acme", control=control, **settings)
+    return Ledger.for_testing(agent_id="bot", tenant_id="acme", actor="ann", labels=LABELS, control=control, **settings)
 
 
 def call(run: Any) -> None:
@@ -359,7 +363,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 
 def kafka_ledger(servers: str, **settings: Any) -> Ledger:
     return Ledger(
-        agent_id="bot", tenant_id="acme", bootstrap_servers=servers, flush_wait_ms_max=2000,
+        agent_id="bot", tenant_id="acme", actor="ann", labels=LABELS, bootstrap_servers=servers, flush_wait_ms_max=2000,
         **{"control": ControlSettings(first_read_s_max=WAIT_S_MAX), **settings},
     )  # fmt: skip
 
@@ -380,7 +384,8 @@ def test_a_command_reaches_a_running_agent(cluster: Cluster, subject: Subject) -
         until(lambda: is_halted(run))
         with pytest.raises(HaltedError, match="by maria") as refusal:
             call(run)
-        assert f"agentledger resume --{subject[1]} {subject[2]}" in str(refusal.value)
+        option = subject[1].replace("label:", "label ") + ("=" if ":" in subject[1] else " ")
+        assert f"agentledger resume --{option}{subject[2]}" in str(refusal.value)
         cluster.command("resume", subject)
         until(lambda: not is_halted(run))
         call(run)
