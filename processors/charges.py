@@ -10,6 +10,7 @@ from agentledger.schemas.events import ApprovalDecided, CostRated, Event, ModelC
 from agentledger.schemas.identity import derived_id
 from agentledger.schemas.ports import Charge, PriceBook, Unpriced
 from agentledger.schemas.prices import priced_at
+from agentledger.schemas.tool_prices import rate_tool_call
 
 INT64_MAX = 2**63 - 1
 # Calls that brought nothing: what they cost is wasted. An attempt after the first is a retry; one that fails is both.
@@ -47,19 +48,13 @@ def model_charge(call: ModelCallCompleted, rated: Charge | Unpriced, prices: Pri
 
 
 def tool_charge(call: ToolCallCompleted, prices: PriceBook, ledger_time_us: int) -> tuple[int, Conclusion] | None:
-    """The charge of a tool call: by the price book, or what it reported itself where the book has no price for it.
-
-    None where neither says anything. A call that was denied was not made: the book's price isn't due.
-    """
+    """The charge of a tool call; None where neither the price book nor the call says what it cost."""
     reported = call.reported_cost_nanousd
-    cost = None
-    if call.status != "denied":
-        cost = prices.tool_cost(call.tool, at_us=priced_at(call.occurred_at, ledger_time_us))
-    by_book = cost is not None
-    if cost is None:
-        cost = reported
-    if cost is None:
+    at_us = priced_at(call.occurred_at, ledger_time_us)
+    rated = rate_tool_call(call.tool, call.status, reported, prices, at_us=at_us)
+    if rated is None:
         return None
+    cost, by_book = rated
     fields = {
         "rated_event_id": call.event_id,
         "kind": "tool",

@@ -231,6 +231,9 @@ def ask_for_model_call(
     return Amounts(cost or 0, tokens, 1, 0)
 
 
-def ask_for_tool_call(estimate: Estimate) -> Amounts:
-    """What to ask for before a tool call."""
-    return Amounts(estimate.cost_nanousd or 0, estimate.tokens or 0, 0, 1)
+def ask_for_tool_call(estimate: Estimate, prices: PriceBook, *, tool: str, at_us: int) -> Amounts:
+    """What to ask for before a tool call: dollars as estimated, else the price book's for this tool, else none."""
+    cost = estimate.cost_nanousd
+    if cost is None:
+        cost = prices.tool_cost(tool, at_us=at_us)
+    return Amounts(cost or 0, estimate.tokens or 0, 0, 1)

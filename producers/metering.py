@@ -19,6 +19,7 @@ from agentledger.producers.calls import Call, ModelCall
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage
+from agentledger.schemas.tool_prices import rate_tool_call
 
 if TYPE_CHECKING:
     from agentledger.schemas.errors import AgentledgerError
@@ -85,9 +86,12 @@ class Meter:
         """
         if isinstance(call, ModelCall):
             self._settle_model_call(call, at_us)
-        elif call.reported_cost_nanousd is not None:
-            with self._lock:
-                self.usage.cost_nanousd += max(0, clean_int(call.reported_cost_nanousd) or 0)
+        else:
+            is_limited = self.budget is not None and self.budget.cost_usd is not None
+            cost = cost_of_tool(call, self._prices, at_us) if is_limited else clean_int(call.reported_cost_nanousd)
+            if cost is not None:
+                with self._lock:
+                    self.usage.cost_nanousd += max(0, cost)
 
     def _settle_model_call(self, call: ModelCall, at_us: int) -> None:
         usage, budget, total = _usage_of(call), self.budget, self.usage
@@ -129,6 +133,16 @@ def use_of(call: ModelCall, prices: Callable[[], PriceBook], at_us: int) -> Call
     if usage is None:
         return CallUse(0, 0) if call.is_unbilled else CallUse(None, None)
     return CallUse(sum(usage), _price(call, usage, prices, at_us))
+
+
+def cost_of_tool(call: Call, prices: Callable[[], PriceBook], at_us: int) -> int | None:
+    """What an ended tool call cost, nano-dollars, as the worker charges it; None where nobody says. Never raises."""
+    reported = clean_int(call.reported_cost_nanousd)
+    try:
+        rated = rate_tool_call(call.name, call.status, reported, prices(), at_us=at_us)
+    except Exception:  # noqa: BLE001 - a price book that fails gives no price
+        return reported
+    return None if rated is None else rated.cost_nanousd
 
 
 def _price(call: ModelCall, usage: TokenUsage, prices: Callable[[], PriceBook], at_us: int) -> int | None:

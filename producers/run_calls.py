@@ -11,7 +11,7 @@ from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, se
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id, span_id_of
 from agentledger.producers.holds import Amounts, Estimate, ask_for_model_call, ask_for_tool_call
-from agentledger.producers.metering import Meter, use_of
+from agentledger.producers.metering import Meter, cost_of_tool, use_of
 from agentledger.producers.run_facts import RunFacts
 from agentledger.schemas import events
 from agentledger.schemas.control import CONTROL_ENGINE
@@ -209,7 +209,7 @@ class RunCalls(RunFacts):
 
     def _asked(self, call: Call, holds: HoldClient) -> Amounts:
         if not isinstance(call, ModelCall):
-            return ask_for_tool_call(call.estimate)
+            return ask_for_tool_call(call.estimate, self.ledger.price_book(), tool=call.name, at_us=self.ledger.clock())
         return ask_for_model_call(
             call.estimate, holds.settings, self.ledger.price_book(), provider=call.provider,
             model=call.requested_model, service_tier=call.service_tier, input_bytes=call.input_bytes,
@@ -248,12 +248,12 @@ class RunCalls(RunFacts):
 
     def _used(self, call: Call, at_us: int) -> Amounts:
         """What an ended call is settled at: tokens as reported, dollars by the price book or else as reported; what
-        nobody knows at what was asked for.
+        nobody knows at what was asked for, and a tool that has no price and reports none at nothing.
         """
         asked = call.hold.asked if call.hold is not None else Amounts()
-        reported = call.reported_cost_nanousd
         if not isinstance(call, ModelCall):
-            return Amounts(max(0, reported or 0), 0, 0, 1)
+            return Amounts(max(0, cost_of_tool(call, self.ledger.price_book, at_us) or 0), 0, 0, 1)
+        reported = call.reported_cost_nanousd
         use = use_of(call, self.ledger.price_book, at_us)
         tokens = asked.tokens if use.tokens is None else use.tokens
         cost = next((cost for cost in (use.cost_nanousd, clean_int(reported)) if cost is not None), asked.cost_nanousd)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from agentledger.processors.charges import tool_charge
 from agentledger.producers import EmitProblem, Estimate, HoldSettings, Ledger
 from agentledger.producers.holds import NO_ESTIMATE, Amounts, Hold, ask_for_model_call
 from agentledger.schemas import events
@@ -64,6 +65,24 @@ def test_a_call_is_held_before_and_settled_at_its_price_after() -> None:
     assert reports(decider)[0].hold_id == request.hold_id
     assert [event.producer_seq for event in sent(decider)] == [0, 1, 2, 3]
     assert {event.producer_id.endswith(":holds") for event in sent(decider)} == {True}
+
+
+@pytest.mark.parametrize("status", ["", "error", "denied"])
+@pytest.mark.parametrize("reported", [None, "0.07"])
+@pytest.mark.parametrize("tool", ["search", "other"])
+def test_a_tool_is_settled_and_counted_at_what_the_worker_charges(tool: str, reported: str | None, status: str) -> None:
+    prices = FixedPriceBook({}, tools={"search": 5 * CENT})
+    decider = FakeHoldDecider({"cost_nanousd": 100 * CENT})
+    ledger = Ledger(producer=decider, prices=prices, holds=REFUSE, tenant_id="acme")
+    with ledger.run("w", budget={"cost_usd": 1}) as run, run.tool_call(tool) as call:
+        assert decider.held["cost_nanousd"] == (5 * CENT if tool == "search" else 0)
+        call.status = status
+        if reported is not None:
+            call.reported_cost_usd(reported)
+    [done] = [event for event in decoded(decider) if isinstance(event, events.ToolCallCompleted)]
+    charged = tool_charge(done, prices, done.occurred_at)
+    assert decider.used["cost_nanousd"] == (charged[0] if charged else 0)
+    assert run.usage.cost_nanousd == decider.used["cost_nanousd"]
 
 
 def test_a_refused_hold_is_a_typed_error_and_the_call_does_not_count() -> None:
