@@ -88,7 +88,7 @@ class HoldEvents:
         )
 
     def held(self, hold: Hold, budget: Budget, account: Account, amount: int) -> BudgetHeld:
-        """A part of a budget was reserved."""
+        """A part of a budget was reserved; with an amount of 0, what is reserved lasts longer."""
         envelope = self._envelope(hold.context, self._hold_id(hold, account, "BudgetHeld"), hold.request_id)
         return BudgetHeld(**envelope, **_amounts(hold, budget, account, amount), expires_at=hold.due_us)
 

@@ -9,6 +9,8 @@ Decisions that hold here:
 - A hold without a report until its time is up is expired: given back. A report that comes later still counts what was
   really used, once, for LATE_US; so does one for a hold that was refused or released. Reports of unknown holds count
   nothing and raise an alert.
+- A hold whose owner says that the call goes on is renewed, for as long again as it was granted for, RENEWED_US_MAX at
+  most in all; one that has expired isn't: somebody else may hold its part by now.
 - A repeated request gets the same decision again, byte for byte; a repeated report changes nothing.
 - Who was refused asks again with a new hold id.
 - A run's time runs from its first hold on. When it is up while a call is under way, or at the next request, it is over.
@@ -21,7 +23,7 @@ from typing import Any
 
 from agentledger.processors.hold_book import LEFTOVER_US, HoldBook
 from agentledger.processors.hold_cells import Cells
-from agentledger.processors.hold_events import HoldEvents
+from agentledger.processors.hold_events import VERDICT_FIELDS, HoldEvents
 from agentledger.processors.hold_lines import HoldLines
 from agentledger.processors.hold_state import (
     ASKED,
@@ -45,6 +47,7 @@ SECOND_US = 1_000_000
 TTL_US_USUAL = 60 * SECOND_US  # where a request names none
 TTL_US_MAX = 600 * SECOND_US  # how long a dead owner may block a budget
 REMEMBERED_US = 120 * SECOND_US  # how long a repetition is known after a hold is done; clients repeat within seconds
+RENEWED_US_MAX = 6 * 3600 * SECOND_US  # how long after its grant a hold can be renewed: nobody's call takes longer
 LATE_US = 86_400 * SECOND_US  # how long an expired hold still takes its report
 OUTSTANDING_MAX = 10_000  # holds of a tenant at a time: calls under way at once
 KEPT_MAX = 200_000  # holds of a tenant kept in all, the done ones too: 1,600 a second, some 500 bytes each
@@ -181,6 +184,10 @@ class TenantHolds:
 
     def _report(self, report: HoldReported) -> Iterator[Event]:
         hold = self.book.holds.get(report.hold_id)
+        if report.action == "renew":
+            if hold is not None and hold.status == "held":
+                yield from self._renew(hold)
+            return
         if hold is None:
             self.head.unknown_reports += 1
             yield from self._says.unknown_report(report, context_of(report))
@@ -226,6 +233,20 @@ class TenantHolds:
                 self.book.touch(account)
                 if budget.metric != WALL_CLOCK:
                     yield self._says.released(hold, budget, account, ask, reason=status, cause_id=cause_id)
+
+    def _renew(self, hold: Hold) -> Iterator[Event]:
+        """Its owner lives: the hold lasts for as long again as it was granted for, from now on."""
+        ttl_us = hold.verdict[VERDICT_FIELDS.index("expires_at")] - hold.time_us
+        due_us = min(self.head.time_us + ttl_us, hold.time_us + RENEWED_US_MAX)
+        if due_us <= hold.due_us:
+            return
+        hold.due_us = due_us
+        self.book.keep(hold)
+        for account in map(self.book.account, hold.accounts):
+            budget = self.book.budget_of(account)
+            if budget.metric != WALL_CLOCK and ask_of(hold.asks, budget.metric):
+                yield from self._lines.roll(account)
+                yield self._says.held(hold, budget, account, 0)
 
     def _finish(self, hold: Hold, status: str, forget_us: int) -> None:
         self.book.outstanding -= hold.status == "held"

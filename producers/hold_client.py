@@ -6,6 +6,8 @@ to listen, before the first request: no answer is missed.
 
 What is bounded: a call waits at most `answer_s_max`. Once a request stayed unanswered, the following calls wait only
 `PROBE_S` each until an answer comes again, so that an outage doesn't cost each call the full wait.
+
+The thread also renews the holds of calls under way: see `renewals`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from confluent_kafka import Message
 from agentledger.producers.emitter import BLANK_ENVELOPE, Emitter
 from agentledger.producers.event_ids import new_event_id, span_id_of
 from agentledger.producers.holds import Amounts, Hold, HoldSettings, Report, no_answer, refusal_of
+from agentledger.producers.renewals import Renewals
 from agentledger.producers.topic_tail import TopicTail
 from agentledger.schemas.codec import Codec, read_schema_id
 from agentledger.schemas.errors import AgentledgerError
@@ -83,6 +86,7 @@ class HoldClient:
                 from_end=True,
                 on_start=warm_up,
                 on_record=self._on_record,
+                on_idle=lambda: self.renew_due(time.monotonic()),
             )
         self._begin()
         if feed is not None:
@@ -92,6 +96,7 @@ class HoldClient:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
+        self._renewals = Renewals(self.settings)
         self._is_answering = True
 
     def start(self) -> None:
@@ -152,12 +157,19 @@ class HoldClient:
     def settle(self, hold: Hold, envelope: RunEnvelope, used: Amounts, call_event_id: str) -> None:
         """Report what the call used. Never raises, never waits."""
         if hold.owner == os.getpid():
+            self._renewals.end(hold)
             self._report(hold, envelope, hold.settle(used), call_event_id)
 
     def release(self, hold: Hold, envelope: RunEnvelope, reason: str) -> None:
         """Report that the call was not made. Never raises, never waits."""
         if hold.owner == os.getpid():
+            self._renewals.end(hold)
             self._report(hold, envelope, hold.release(reason))
+
+    def renew_due(self, now_s: float) -> None:
+        """Renew the holds of calls under way whose time for it has come; `now_s` is monotonic. Never raises."""
+        for hold, envelope in self._renewals.due(now_s):
+            self._report(hold, envelope, hold.renew())
 
     def take(self, value: bytes) -> None:
         """A record of the budgets topic: where it decides on a hold of ours, wake who waits. Never raises."""
@@ -236,12 +248,14 @@ class HoldClient:
             else:
                 self._is_answering = False
         if hold.state == "granted":
+            self._renewals.begin(hold, envelope, time.monotonic())
             return hold
         if hold.state == "refused":
             raise refusal_of(hold, envelope.run_id)
         error = no_answer(hold, envelope.run_id, time.monotonic() - began)
         self.emitter.tell("hold_unanswered", str(error))
         if hold.state == "unanswered":
+            self._renewals.begin(hold, envelope, time.monotonic())
             return hold
         if was_asked:
             self._report(hold, envelope, report)
@@ -284,6 +298,7 @@ class HoldClient:
         value = message.value()
         if value is not None:
             self.take(value)
+        self.renew_due(time.monotonic())
 
 
 _clients: weakref.WeakSet[HoldClient] = weakref.WeakSet()

@@ -28,7 +28,8 @@ INPUT_BYTES_PER_TOKEN = 3  # English prose has four or more, code and other lang
 TOKENS_ASSUMED = 4096
 ANSWER_S_MAX = 2.0
 TTL_S = 300.0  # longer than nearly every call; a dead agent's money is back after five minutes
-TTL_S_MAX = 600.0  # the writer that decides lets nobody hold for longer
+TTL_S_MAX = 600.0  # the writer that decides lets nobody hold for longer without a word
+RENEWED_S_MAX = 3600.0  # longer than any call should take: one that hangs must not hold a budget for good
 
 
 class Amounts(NamedTuple):
@@ -80,8 +81,9 @@ class HoldSettings:
 
     - `when_unreachable`: what happens to a call when no decision comes within `answer_s_max`: `allow` (budgets fail
       open) or `refuse` (they fail closed). It has no default: this has to be said.
-    - `ttl_s`: after how many seconds of ledger time without a report a hold lapses, at most 600. A call that takes
-      longer spends money that is held no more.
+    - `ttl_s`: after how many seconds of ledger time without a word a hold lapses, at most 600. The hold of a call
+      under way is renewed three times in that time, so it lapses only when its process has died.
+    - `renewed_s_max`: a call that takes longer than this (and `ttl_s`) spends money that is held no more.
     - `calls`: `all` calls ask for a hold, only those of a `model`, or only those `asked` for with `hold=…`.
     - `unpriced`: a model call whose cost can't be estimated is refused (UnpricedError), or asks for no dollars (allow).
     - `input_tokens_assumed`, `output_tokens_assumed`: where neither call nor estimate says more.
@@ -90,6 +92,7 @@ class HoldSettings:
     when_unreachable: Literal["allow", "refuse"]
     answer_s_max: float = ANSWER_S_MAX
     ttl_s: float = TTL_S
+    renewed_s_max: float = RENEWED_S_MAX
     calls: Literal["all", "model", "asked"] = "all"
     unpriced: Literal["refuse", "allow"] = "refuse"
     input_tokens_assumed: int = TOKENS_ASSUMED
@@ -104,9 +107,11 @@ class HoldSettings:
                 next_step="use allow or refuse for the first two; all, model or asked for the third",
             )
         assumed = self.input_tokens_assumed, self.output_tokens_assumed
-        if not 0 < self.answer_s_max <= self.ttl_s <= TTL_S_MAX or min(assumed) < 0:
+        seconds_fit = 0 < self.answer_s_max <= self.ttl_s <= TTL_S_MAX and self.renewed_s_max >= 0
+        if not seconds_fit or min(assumed) < 0:
             raise UsageError(
-                f"holds can't work with answer_s_max={self.answer_s_max}, ttl_s={self.ttl_s}, assumed tokens {assumed}",
+                f"holds can't work with answer_s_max={self.answer_s_max}, ttl_s={self.ttl_s}, "
+                f"renewed_s_max={self.renewed_s_max}, assumed tokens {assumed}",
                 next_step=f"give positive seconds, ttl_s the longer (at most {TTL_S_MAX:g}), and no negative counts",
             )
 
@@ -124,14 +129,14 @@ def to_holds(given: HoldSettings | Mapping[str, Any] | None) -> HoldSettings | N
 
 
 class Report(NamedTuple):
-    """What is to be reported of a hold: settle or release."""
+    """What is to be reported of a hold: settle, release or renew."""
 
-    action: Literal["settle", "release"]
-    used: Amounts
+    action: Literal["settle", "release", "renew"]
+    used: Amounts = Amounts()
     reason: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Hold:
     """One hold and what became of it. Each step gives what has to be reported, once."""
 
@@ -172,7 +177,11 @@ class Hold:
         if self.state not in {"asked", "granted", "unanswered"}:
             return None
         self.state = "released"
-        return Report("release", Amounts(), reason)
+        return Report("release", reason=reason)
+
+    def renew(self) -> Report | None:
+        """The call is still under way."""
+        return Report("renew") if self.state in {"granted", "unanswered"} else None
 
 
 def refusal_of(hold: Hold, run_id: str) -> HoldRefusedError:

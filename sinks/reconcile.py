@@ -24,7 +24,7 @@ from agentledger.sinks.queries import Client, query
 EXAMPLES_MAX = 5
 CHARGED_S_MAX = 120  # by then the charge of a settled call is in the ledger, unless something is wrong
 LEAKED_S = 180  # after a hold's time: a hold ends with the tick after it; the rest is what a decider may be down
-OPEN_S_MAX = 86_400  # how far back a hold may be open: a hundred times longer than one may last
+OPEN_S_MAX = 86_400  # how far back a hold may be open: four times longer than one may last
 RUN_S_MAX = 6 * 86_400  # a run's account is forgotten a week after its last call, and then begins anew
 TIME_S_MAX = 120
 

@@ -101,6 +101,10 @@ class HoldLog:
         """Report that the call was not made."""
         return self.take(HoldReported, time_us, hold_id=hold_id, action="release", reason="cancelled")
 
+    def renew(self, hold_id: str, time_us: int) -> list[Event]:
+        """Report that the call goes on."""
+        return self.take(HoldReported, time_us, hold_id=hold_id, action="renew")
+
     def command(self, command: str, scope: str, value: str, time_us: int = T0_US, **fields: Any) -> list[Event]:
         """Halt or resume a scope."""
         return self.take(ControlIssued, time_us, command=command, scope=scope, scope_value=value, **fields)

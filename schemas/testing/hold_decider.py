@@ -77,6 +77,8 @@ class FakeHoldDecider(FakeRecordProducer):
                     self._undecided.append(event)
 
     def _report(self, report: HoldReported) -> None:
+        if report.action == "renew":
+            return
         if self.holds.pop(report.hold_id, None) is None:
             self._given_up.add(report.hold_id)  # a release that overtakes the decision
         if report.action == "settle":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.processors.hold_rules import DUE_PER_RECORD_MAX, LATE_US, REMEMBERED_US
+from agentledger.processors.hold_rules import DUE_PER_RECORD_MAX, LATE_US, REMEMBERED_US, RENEWED_US_MAX
 from agentledger.processors.hold_state import RUN_KEPT_US
 from agentledger.processors.holds import HoldFold
 from agentledger.schemas.events import (
@@ -314,6 +314,45 @@ def test_a_window_takes_what_was_held_along_and_leaves_what_was_used() -> None:
     assert (decided.verdict, decided.held_amount, decided.used_amount) == ("refused", 70, 0)
     [settled] = of(BudgetSettled, log.settle("h2", 60, morning))
     assert (settled.held_amount, settled.used_amount) == (0, 60)  # it counts on the day when it became known
+
+
+def test_a_hold_is_renewed_while_its_call_goes_on_and_expires_when_nobody_speaks_of_it(log: HoldLog) -> None:
+    log.request("h1", 40, agent_id="a")
+    at_us = T0_US
+    for _ in range(5):
+        at_us += 40 * SECOND_US
+        renewed = of(BudgetHeld, log.renew("h1", at_us))
+        assert [(item.budget_id, item.amount, item.held_amount) for item in renewed] == [
+            ("all", 0, 40), ("per-agent", 0, 40),
+        ]  # fmt: skip
+        assert {item.expires_at for item in renewed} == {at_us + 60 * SECOND_US}
+    log.commit()
+    log.crash(None)
+    assert of(BudgetReleased, log.tick(at_us + 59 * SECOND_US)) == []
+    released = of(BudgetReleased, log.tick(at_us + 60 * SECOND_US))
+    assert [(item.reason, item.held_amount) for item in released] == [("expired", 0)] * 2
+
+
+def test_what_cannot_be_renewed_stays_as_it_is(log: HoldLog) -> None:
+    assert log.renew("unknown", T0_US) == []
+    log.request("h1", 40, agent_id="a")
+    assert log.renew("h1", T0_US) == []  # of this moment: it lasts as long anyway
+    log.settle("h1", 10)
+    log.request("h2", 200, agent_id="a")
+    log.request("h3", 1, agent_id="a")
+    log.tick(T0_US + 60 * SECOND_US)
+    for hold_id in ("h1", "h2", "h3"):
+        assert log.renew(hold_id, T0_US + 61 * SECOND_US) == []
+
+
+def test_a_hold_is_not_renewed_for_ever(log: HoldLog) -> None:
+    log.request("h1", 40, agent_id="a")
+    at_us = T0_US
+    while at_us < T0_US + RENEWED_US_MAX - 60 * SECOND_US:
+        at_us += 50 * SECOND_US
+        assert of(BudgetHeld, log.renew("h1", at_us))
+    log.renew("h1", T0_US + RENEWED_US_MAX - SECOND_US)
+    assert len(of(BudgetReleased, log.tick(T0_US + RENEWED_US_MAX))) == 2
 
 
 def test_each_run_has_a_budget_per_run_for_itself() -> None:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from agentledger.processors.hold_rules import RENEWED_US_MAX
 from agentledger.processors.hold_state import ASKED as METRICS
 from agentledger.schemas.events import (
     BudgetHeld,
@@ -58,6 +59,7 @@ class ModelHold:
     fields: dict[str, Any]
     time_us: int
     granted: bool
+    expires_us: int
     expired: bool = False
     over_us: int | None = None  # when it ended: settled, released or expired
     uses: list[tuple[int, dict[str, int], bool]] = field(default_factory=list)  # when, what, whether it was held
@@ -150,8 +152,8 @@ class Holds(RuleBasedStateMachine):
 
     def expire(self) -> None:
         for hold in self.holds.values():
-            if hold.granted and hold.over_us is None and hold.time_us + TTL_S * SECOND_US <= self.now:
-                hold.over_us = hold.time_us + TTL_S * SECOND_US
+            if hold.granted and hold.over_us is None and hold.expires_us <= self.now:
+                hold.over_us = hold.expires_us
                 hold.expired = True
 
     def held(self, limit: Limit, place: tuple[str, str]) -> int:
@@ -211,7 +213,7 @@ class Holds(RuleBasedStateMachine):
         assert len(of(BudgetHeld, derived)) == (
             sum(bool(asks[limit.metric] and place_of(limit, fields)) for limit in self.limits) if should else 0
         )
-        self.holds[hold_id] = ModelHold(asks, fields, self.now, should)
+        self.holds[hold_id] = ModelHold(asks, fields, self.now, should, self.now + TTL_S * SECOND_US)
 
     def ask(self, hold_id: str, asks: dict[str, int], fields: dict[str, Any]) -> list[Event]:
         names = ("ask_cost_nanousd", "ask_tokens", "ask_model_calls", "ask_tool_calls")
@@ -266,6 +268,23 @@ class Holds(RuleBasedStateMachine):
             self.compare(event)
 
     @rule(pick=st.integers(0))
+    def renew(self, pick: int) -> None:
+        """Say that the call goes on: what is open stays open for as long again, and nothing else happens."""
+        self.expire()
+        if not any(hold.may_repeat(self.now) for hold in self.holds.values()):
+            return
+        hold_id, hold = self.one_of(pick)
+        derived = self.log.take(HoldReported, self.now, hold_id=hold_id, action="renew", **hold.fields)
+        own = [item for item in of(BudgetHeld, derived) if item.hold_id == hold_id]
+        until_us = min(self.now + TTL_S * SECOND_US, hold.time_us + RENEWED_US_MAX)
+        if hold.granted and hold.over_us is None and until_us > hold.expires_us:
+            hold.expires_us = until_us
+            assert len(own) == sum(bool(hold.asks[limit.metric] and hold.place(limit)) for limit in self.limits)
+            assert {(item.amount, item.expires_at) for item in own} <= {(0, until_us)}
+        else:
+            assert own == []
+
+    @rule(pick=st.integers(0))
     def retry(self, pick: int) -> None:
         """Repeat a request: the same answer, byte for byte."""
         self.expire()
@@ -289,8 +308,8 @@ class Holds(RuleBasedStateMachine):
             assert event.reason == "expired"
             hold = self.holds[event.hold_id]
             assert hold.granted
-            assert hold.over_us in {None, hold.time_us + TTL_S * SECOND_US}  # noted when the owner fell silent
-            assert hold.time_us + TTL_S * SECOND_US <= self.now
+            assert hold.over_us in {None, hold.expires_us}  # noted when the owner fell silent
+            assert hold.expires_us <= self.now
         self.expire()
 
     @rule(pick=st.integers(0, len(LIMITS) - 1), amount=st.integers(0, 500))

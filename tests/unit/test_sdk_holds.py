@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentledger.processors.charges import tool_charge
 from agentledger.producers import EmitProblem, Estimate, HoldSettings, Ledger
+from agentledger.producers.calls import enclosing
 from agentledger.producers.holds import NO_ESTIMATE, Amounts, Hold, ask_for_model_call
 from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
@@ -327,6 +329,48 @@ def is_alone_in_child(ledger: Ledger, decider: FakeHoldDecider) -> bool:
     return alone and held
 
 
+def renewals_of(decider: FakeHoldDecider) -> list[events.HoldReported]:
+    return [report for report in reports(decider) if report.action == "renew"]
+
+
+def test_the_hold_of_a_call_under_way_is_renewed_until_it_ends() -> None:
+    decider = FakeHoldDecider({"tool_calls": 1})
+    ledger = ledger_of(decider, HoldSettings(when_unreachable="refuse", ttl_s=60, renewed_s_max=100))
+    assert ledger.holds is not None
+    began = time.monotonic()
+    with ledger.run("w") as run:
+        with run.tool_call("t") as call:
+            for after_s in (10, 19, 21, 30, 45, 70, 99):
+                ledger.holds.renew_due(began + after_s)
+            assert call.hold is not None
+            assert [report.hold_id for report in renewals_of(decider)] == [call.hold.hold_id] * 4
+            ledger.holds.renew_due(began + 130)  # a call that hangs must not hold a budget for good
+            ledger.holds.renew_due(began + 170)
+        assert len(renewals_of(decider)) == 4
+        with run.tool_call("t", hold=False):
+            ledger.holds.renew_due(began + 300)
+    assert len(renewals_of(decider)) == 4
+
+
+def test_a_call_that_was_dropped_or_ended_renews_nothing() -> None:
+    decider = FakeHoldDecider()
+    ledger = ledger_of(decider)
+    assert ledger.holds is not None
+    with ledger.run("w") as run:
+        run.tool_call("dropped").__enter__()
+        leave_call()
+        with pytest.raises(ValueError, match="x"), run.tool_call("failed"):
+            raise ValueError("x")
+        gc.collect()
+        ledger.holds.renew_due(time.monotonic() + 200)
+    assert renewals_of(decider) == []
+
+
+def leave_call() -> None:
+    """Forget the innermost call, as when a task that made it was thrown away."""
+    enclosing.set(None)
+
+
 class HoldMachine(RuleBasedStateMachine):
     """One hold under any order of what can happen to it: reported at most once, and always where it may be held."""
 
@@ -361,6 +405,11 @@ class HoldMachine(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         self._note(self.hold.release("x"))
+
+    @rule()
+    def renew(self) -> None:
+        renewed = self.hold.renew()
+        assert (renewed is not None) == (self.hold.state in {"granted", "unanswered"})
 
     @invariant()
     def reported_at_most_once(self) -> None:
@@ -400,7 +449,7 @@ def test_the_automatic_estimate_is_the_price_of_what_may_be_used(tokens: tuple[i
 WRONG: list[Any] = [
     {}, {"when_unreachable": "perhaps"}, {"when_unreachable": "allow", "answer_s_max": 0},
     {"when_unreachable": "allow", "ttl_s": 1}, {"when_unreachable": "allow", "ttl_s": 601},
-    {"when_unreachable": "allow", "calls": "some"},
+    {"when_unreachable": "allow", "calls": "some"}, {"when_unreachable": "allow", "renewed_s_max": -1},
     {"when_unreachable": "allow", "unpriced": "x"}, {"when_unreachable": "allow", "input_tokens_assumed": -1},
     {"when_unreachable": "allow", "wrong": 1},
 ]  # fmt: skip
