@@ -21,11 +21,15 @@ from agentledger.processors.hold_cells import (
 )
 from agentledger.processors.hold_state import SEPARATOR, Account, Budget, Halt, Head, Hold, ask_of, clamped, cut
 from agentledger.schemas import scopes
+from agentledger.schemas.control import ALLOW_UNHELD, DEFAULT_UNHELD, REFUSE_UNHELD
 from agentledger.schemas.events import Event
 
 # A hold is not forgotten until this long after it could have expired, and none is left unexpired for as long: so a cell
 # that a paused worker wrote again after it was forgotten is known by its age.
 LEFTOVER_US = 60_000_000
+
+
+_ORDERS = {"refuse": REFUSE_UNHELD, "allow": ALLOW_UNHELD}  # the strictest first
 
 
 class HoldBook:
@@ -97,6 +101,11 @@ class HoldBook:
         self.changed.add(BUDGET + budget.name.encode())
         self._index()
         return True
+
+    def order_of(self, scope: str, scope_value: str) -> str:
+        """What becomes of calls of this scope that nobody decides on, as the strictest of its budgets was declared."""
+        said = {budget.when_unreachable for budget in self._by_scope.get((scope, scope_value), [])}
+        return next((order for when, order in _ORDERS.items() if when in said), DEFAULT_UNHELD)
 
     def _index(self) -> None:
         self._by_scope = {}

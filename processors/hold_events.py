@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from agentledger.processors.hold_state import METRICS, Account, Budget, Context, Head, Hold
+from agentledger.processors.hold_state import METRICS, Account, Budget, Context, Head, Hold, context_of, cut
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    BudgetDeclared,
     BudgetExceeded,
     BudgetHeld,
     BudgetReleased,
@@ -142,6 +143,19 @@ class HoldEvents:
                 )
         if "halted" in gone and is_changed:  # at the end of a window the command lapses by itself
             yield self._command(line, "resume", f"budget {line.budget.budget_id} was changed", None)
+
+    def ordered(self, declared: BudgetDeclared, place: tuple[str, str], order: str) -> ControlIssued:
+        """What becomes of calls of a scope that nobody decides on has changed with a declaration."""
+        scope, value = place
+        event_id = self.new_id("ControlIssued", order, scope, value, declared.event_id)
+        return ControlIssued(
+            **self._envelope(context_of(declared), event_id, declared.event_id),
+            command=order,
+            scope=scope,
+            scope_value=value,
+            reason=f"budget {cut(declared.budget_id)} was declared",
+            issued_by=cut(declared.declared_by),
+        )
 
     def unknown_report(self, report: HoldReported, context: Context) -> Iterator[Event]:
         """A report of a hold that is not known: its use is in no account. Said at 1, 10, 100 …"""

@@ -274,8 +274,15 @@ class TenantHolds:
             budget = budget_of(declared)
         except (ConfigurationError, ValueError):
             return  # not held, or not understood: whoever declares refuses these; one from elsewhere limits nothing
+        last = self.book.budgets.get(budget.name, budget)
+        places = dict.fromkeys((item.scope, item.scope_value) for item in (last, budget))
+        orders = [self.book.order_of(*place) for place in places]
         if not self.book.declare(budget):
             return
+        for place, before in zip(places, orders, strict=True):
+            order = self.book.order_of(*place)
+            if order != before:
+                yield self._says.ordered(declared, place, order)
         for _, account in sorted(self.book.accounts.items()):
             if account.budget == budget.name:
                 yield from self._lines.change(account)

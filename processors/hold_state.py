@@ -37,6 +37,7 @@ class Budget:
     on_exceeded: str
     is_held: bool
     retired: bool
+    when_unreachable: str = ""  # refuse or allow: of calls that nobody decides on
 
     @property
     def name(self) -> str:
@@ -238,4 +239,5 @@ def budget_of(event: BudgetDeclared) -> Budget:
         on_exceeded=cut(event.on_exceeded),
         is_held=event.enforcement == "hold",
         retired=event.retired,
+        when_unreachable=event.when_unreachable,
     )

@@ -14,18 +14,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Message
 
 from agentledger.producers.halt_file import VIA, HaltFile, halt_file_path
 from agentledger.producers.halts import Command, CommandTable, Subject, command_of, find_halt
 from agentledger.producers.topic_tail import TopicTail
+from agentledger.producers.unheld_orders import UnheldOrders, WhenUnreachable
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.control import control_scope_of
+from agentledger.schemas.control import UNHELD_ORDERS, control_scope_of
 from agentledger.schemas.errors import AgentledgerError, ControlUnreachableError, HaltedError, UsageError
 from agentledger.schemas.events import ControlIssued
 from agentledger.schemas.ports import Clock
@@ -34,7 +35,6 @@ from agentledger.schemas.topics import CONTROL
 if TYPE_CHECKING:
     from agentledger.producers.run_facts import RunFacts
 
-WhenUnreachable = Literal["allow", "refuse"]
 WHEN_UNREACHABLE = ("allow", "refuse")
 STALE_S_MIN = 3.0  # librdkafka's statistics come once a second; a bound below three of them would refuse by chance
 FIRST_READ_S_MAX = 1.0
@@ -152,6 +152,7 @@ class Control:
         self._file_halts: dict[Subject, Command] = {}
         self._table = CommandTable()
         self._topic_halts = self._table.halts
+        self._orders = self._orders_read = UnheldOrders()
         self._unknown = False  # whether calls are refused because nobody can say if they are halted
         self._freshness = Freshness(CONTROL.name)
         refuses = settings.when_unreachable == "refuse"
@@ -197,6 +198,12 @@ class Control:
             self._tail.settled.wait(self.settings.first_read_s_max)
             self._tail.was_waited_for = True
 
+    def when_unheld(self, scopes: Iterable[tuple[str, str]], default: WhenUnreachable) -> WhenUnreachable:
+        """What becomes of a call under these scopes on whose hold nobody decides: as its budgets were declared, the
+        strictest of them; `default` where nothing is known.
+        """
+        return self._orders.decide(scopes, default, is_known=self.has_read)
+
     def check(self, run: RunFacts) -> None:
         """Raise HaltedError where the run, its agent, workflow or tenant is halted; ControlUnreachableError where
         nobody can say and the settings refuse. The first call may wait for `first_read_s_max`.
@@ -240,10 +247,12 @@ class Control:
 
     def _on_start(self) -> None:
         self._table = CommandTable()
+        self._orders_read = UnheldOrders()
 
     def _on_caught_up(self) -> None:
         # Only now: an old halt must not stop a run just because the resume after it hasn't been read yet.
         self._topic_halts = self._table.halts
+        self._orders = self._orders_read
         self._freshness.answered_ns = time.monotonic_ns()
 
     def _on_record(self, message: Message) -> None:
@@ -255,6 +264,10 @@ class Control:
             self._tell("control", f"a command could not be read: {error}")
             return
         if isinstance(event, ControlIssued):
+            if event.command in UNHELD_ORDERS:
+                if event.tenant_id == self._tenant_id:
+                    self._orders_read.put(event)
+                return
             command = command_of(event)
             subject = command.subject if command is not None else subject
         if subject is None or subject[0] != self._tenant_id:

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from confluent_kafka import Message
@@ -34,8 +34,12 @@ from agentledger.schemas.events import HoldDecided, HoldReported, HoldRequested
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import BUDGETS
 
+Scopes = Iterable[tuple[str, str]]
+
 if TYPE_CHECKING:
+    from agentledger.producers.control import Control
     from agentledger.producers.envelope import RunEnvelope
+    from agentledger.producers.unheld_orders import WhenUnreachable
 
 HOLD_RECORDS = ("GapDetected", "HoldReported", "HoldRequested")
 SUFFIX = ":holds"
@@ -68,12 +72,14 @@ class HoldClient:
         codec: Codec,
         kafka: Mapping[str, Any] | None,
         feed: DecisionFeed | None = None,
+        declared: Control | None = None,
         warm_up: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.emitter = emitter
         self._codec = codec
+        self._declared = declared
         self._on_close = on_close
         self._is_decision: dict[int, bool] = {}  # by schema id, so that what isn't one needs no decoding
         self._key = emitter.tenant_id.encode()
@@ -103,25 +109,30 @@ class HoldClient:
         """Begin to listen, if that hasn't happened yet. Never waits."""
         if self._tail is not None:
             self._tail.start()
+        if self._declared is not None:
+            self._declared.start()
 
     def close(self) -> None:
         """Stop listening. Holds of calls under way lapse by themselves."""
         if self._tail is not None:
             self._tail.close()
+        if self._declared is not None:
+            self._declared.close()
         self._on_close()
 
     def envelope_of(self, run: RunEnvelope) -> RunEnvelope:
         """A run's envelope for requests and reports: under the tenant's key."""
         return run.keyed_by(self._key)
 
-    def obtain(self, envelope: RunEnvelope, asked: Amounts) -> Hold:
-        """Ask for a hold and wait for the decision; the hold, granted or, where the settings allow, unanswered.
+    def obtain(self, envelope: RunEnvelope, asked: Amounts, scopes: Scopes = ()) -> Hold:
+        """Ask for a hold and wait for the decision; the hold, granted or, where that is allowed, unanswered.
 
-        Raises HoldRefusedError, and HoldUnansweredError where the settings refuse calls without a decision.
+        `scopes` are those that the call falls under: their budgets, or else the settings, say whether it is made
+        without a decision. Raises HoldRefusedError, and HoldUnansweredError where it isn't.
         """
         began = time.monotonic()
         answered = threading.Event()
-        hold = self._new(asked)
+        hold = self._new(asked, scopes)
         try:
             is_listening = self._is_listening(began)
             if self._ask(hold, envelope, answered.set, is_listening) and is_listening:
@@ -129,9 +140,9 @@ class HoldClient:
         except BaseException:
             self._abandon(hold, envelope)
             raise
-        return self._conclude(hold, envelope, began)
+        return self._conclude(hold, envelope, scopes, began)
 
-    async def obtain_async(self, envelope: RunEnvelope, asked: Amounts) -> Hold:
+    async def obtain_async(self, envelope: RunEnvelope, asked: Amounts, scopes: Scopes = ()) -> Hold:
         """Like `obtain`, without blocking the event loop."""
         began = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -141,7 +152,7 @@ class HoldClient:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(answered.set)
 
-        hold = self._new(asked)
+        hold = self._new(asked, scopes)
         try:
             if self._tail is not None and not self._tail.settled.is_set():
                 await asyncio.to_thread(self._is_listening, began)
@@ -152,7 +163,7 @@ class HoldClient:
         except BaseException:
             self._abandon(hold, envelope)
             raise
-        return self._conclude(hold, envelope, began)
+        return self._conclude(hold, envelope, scopes, began)
 
     def settle(self, hold: Hold, envelope: RunEnvelope, used: Amounts, call_event_id: str) -> None:
         """Report what the call used. Never raises, never waits."""
@@ -197,8 +208,12 @@ class HoldClient:
         if is_waited_for:
             waiting.wake()
 
-    def _new(self, asked: Amounts) -> Hold:
-        return Hold(new_event_id(self.emitter.now_us()), asked, os.getpid())
+    def _new(self, asked: Amounts, scopes: Scopes) -> Hold:
+        return Hold(new_event_id(self.emitter.now_us()), asked, os.getpid(), self._when_unheld(scopes))
+
+    def _when_unheld(self, scopes: Scopes) -> WhenUnreachable:
+        when = self.settings.when_unreachable
+        return when if self._declared is None else self._declared.when_unheld(scopes, when)
 
     def _is_listening(self, began: float) -> bool:
         """Whether an answer would be heard; waits until the thread stands at the end of the topic, within the bound."""
@@ -219,7 +234,7 @@ class HoldClient:
 
         Where no answer would be heard, only a call that is made all the same asks: so that its cost is counted.
         """
-        if not is_listening and self.settings.when_unreachable == "refuse":
+        if not is_listening and hold.when_unreachable == "refuse":
             return False
         with self._lock:
             if len(self._waiting) >= WAITING_MAX:
@@ -239,10 +254,12 @@ class HoldClient:
         for hold_id in [key for key, waiting in self._waiting.items() if waiting.hold.state != "asked"]:
             del self._waiting[hold_id]
 
-    def _conclude(self, hold: Hold, envelope: RunEnvelope, began: float) -> Hold:
+    def _conclude(self, hold: Hold, envelope: RunEnvelope, scopes: Scopes, began: float) -> Hold:
         with self._lock:
-            report = hold.give_up(self.settings.when_unreachable)
             was_asked = hold.hold_id in self._waiting
+            if was_asked:  # what was read meanwhile counts, too
+                hold.when_unreachable = self._when_unheld(scopes)
+            report = hold.give_up()
             if hold.state in {"granted", "refused"}:
                 self._waiting.pop(hold.hold_id, None)
             else:

@@ -80,7 +80,8 @@ class HoldSettings:
     """How a ledger asks for holds. Raises UsageError for what makes no sense.
 
     - `when_unreachable`: what happens to a call when no decision comes within `answer_s_max`: `allow` (budgets fail
-      open) or `refuse` (they fail closed). It has no default: this has to be said.
+      open) or `refuse` (they fail closed). What the budgets of the call were declared with (`fail`) comes first, where
+      it is known. It has no default: this has to be said.
     - `ttl_s`: after how many seconds of ledger time without a word a hold lapses, at most 600. The hold of a call
       under way is renewed three times in that time, so it lapses only when its process has died.
     - `renewed_s_max`: a call that takes longer than this (and `ttl_s`) spends money that is held no more.
@@ -143,6 +144,7 @@ class Hold:
     hold_id: str
     asked: Amounts
     owner: int = 0  # the process that asked: a forked child must not settle what its parent holds
+    when_unreachable: Literal["allow", "refuse"] = "refuse"  # whether the call is made where nobody decides
     state: State = "asked"
     decision: HoldDecided | None = None
 
@@ -156,11 +158,11 @@ class Hold:
         self.state = "granted" if decision.verdict == "granted" else "refused"
         return True
 
-    def give_up(self, when_unreachable: str) -> Report | None:
+    def give_up(self) -> Report | None:
         """No answer came in time."""
         if self.state != "asked":
             return None
-        if when_unreachable == "refuse":
+        if self.when_unreachable == "refuse":
             return self.release("unanswered")
         self.state = "unanswered"
         return None
@@ -202,7 +204,8 @@ def no_answer(hold: Hold, run_id: str, waited_s: float) -> HoldUnansweredError:
     return HoldUnansweredError(
         f"no decision on the hold came within {waited_s:g} s",
         where=f"run {run_id}, hold {hold.hold_id}",
-        next_step="see whether broker and hold worker are up, or let such calls pass with when_unreachable='allow'",
+        next_step="see whether broker and hold worker are up; such calls are made where the budgets say fail: open, or "
+        "none is known and the setting is when_unreachable='allow'",
     )
 
 

@@ -39,9 +39,12 @@ def open_control(
 
 def open_holds(
     given: HoldSettings | Mapping[str, Any] | None, producer: RecordProducer, registry: SchemaRegistry, *,
-    events: Emitter, codec: Codec, prices: Callable[[], PriceBook],
+    events: Emitter, codec: Codec, prices: Callable[[], PriceBook], control: Control | None,
 ) -> HoldClient | None:  # fmt: skip
-    """The hold client beside this emitter of events; None without settings. Raises UsageError; also without broker."""
+    """The hold client beside this emitter of events; None without settings. Raises UsageError; also without broker.
+
+    What budgets were declared with comes over the control topic: where `control` is off, the client reads it itself.
+    """
     settings = to_holds(given)
     if settings is None:
         return None
@@ -61,8 +64,18 @@ def open_holds(
         with contextlib.suppress(Exception):  # who can't be priced is told so by the call
             prices()
 
+    declared = control
+    if declared is None and kafka is not None:
+        declared = Control(
+            ControlSettings(),
+            tenant_id=events.tenant_id,
+            codec=codec,
+            clock=events.now_us,
+            kafka=kafka,
+            tell=events.tell,
+        )
     return HoldClient(
-        settings, emitter=emitter, codec=codec, kafka=kafka, feed=feed, warm_up=warm_up,
+        settings, emitter=emitter, codec=codec, kafka=kafka, feed=feed, declared=declared, warm_up=warm_up,
         on_close=(lambda: None) if own is None else own.close,
     )  # fmt: skip
 

@@ -120,8 +120,9 @@ class Ledger:
             control, self._producer, tenant_id=self.tenant_id, codec=self._codec, clock=wall_clock_us, tell=self.tell
         )
         self.holds: HoldClient | None = open_holds(
-            holds, self._producer, registry, events=self.emitter, codec=self._codec, prices=self.price_book
-        )
+            holds, self._producer, registry, events=self.emitter, codec=self._codec, prices=self.price_book,
+            control=self.control,
+        )  # fmt: skip
         self._closed = False
         atexit.register(self.close)
 

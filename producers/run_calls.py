@@ -160,7 +160,7 @@ class RunCalls(RunFacts):
         if holds is None:
             return
         try:
-            call.hold = holds.obtain(self._holding(holds), self._asked(call, holds))
+            call.hold = holds.obtain(self._holding(holds), self._asked(call, holds), self.scopes)
             self._check_held(call, holds)
         except BaseException as refusal:
             self._withdraw(call, refusal)
@@ -182,7 +182,7 @@ class RunCalls(RunFacts):
                 import asyncio  # noqa: PLC0415
 
                 await asyncio.to_thread(self.ledger.price_book)
-            call.hold = await holds.obtain_async(self._holding(holds), self._asked(call, holds))
+            call.hold = await holds.obtain_async(self._holding(holds), self._asked(call, holds), self.scopes)
             self._check_held(call, holds)
         except BaseException as refusal:
             self._withdraw(call, refusal)

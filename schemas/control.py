@@ -1,7 +1,8 @@
 """Commands to running agents: what they may be about, and the one key under which the newest of each is kept.
 
-`halt` refuses every next call of a scope until `resume`, or until the command lapses. The control topic is compacted,
-so each command needs a key that says what it is about and nothing else.
+`halt` refuses every next call of a scope until `resume`, or until the command lapses. An *order* says what becomes of
+calls on whose hold nobody decides, as the budgets of a scope were declared. The control topic is compacted, so each
+command needs a key that says what it is about and nothing else; orders have keys of their own beside halts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from agentledger.schemas.scopes import LABEL_SCOPE, NAMED_SCOPES
 
 COMMANDS = ("halt", "resume")
+ALLOW_UNHELD, REFUSE_UNHELD, DEFAULT_UNHELD = "allow_unheld", "refuse_unheld", "default_unheld"
+UNHELD_ORDERS = (ALLOW_UNHELD, REFUSE_UNHELD, DEFAULT_UNHELD)  # the last: no budget is held there, the client decides
 # The engine of a PolicyDecided that says a halt refused a call: control decided, and no policy of the agent's own.
 CONTROL_ENGINE = "agentledger"
 _SEPARATOR = "\x00"  # in none of the three parts: they are names and ids that a person may type
@@ -24,7 +27,12 @@ def control_key(tenant_id: str, scope: str, scope_value: str) -> bytes:
     return _SEPARATOR.join((tenant_id, scope, scope_value)).encode("utf-8", "replace")
 
 
+def order_key(tenant_id: str, scope: str, scope_value: str) -> bytes:
+    """The key of an order on the control topic; an empty scope value stands for each one."""
+    return control_key(tenant_id, scope, _SEPARATOR.join((scope_value, "unheld")))
+
+
 def control_scope_of(key: bytes | None) -> tuple[str, str, str] | None:
-    """Tenant, scope and scope value of such a key; None where it isn't one."""
-    parts = (key or b"").decode("utf-8", "replace").split(_SEPARATOR, 2)
+    """Tenant, scope and scope value of a command's key; None where it isn't one."""
+    parts = (key or b"").decode("utf-8", "replace").split(_SEPARATOR)
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None

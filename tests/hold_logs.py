@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from agentledger.processors.hold_cells import cell_offset
 from agentledger.processors.holds import HoldFold
+from agentledger.processors.run_fold import DerivedRecord
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.events import BudgetDeclared, ControlIssued, Event, HoldReported, HoldRequested, Ticked
 from agentledger.schemas.partitioning import partition_of
@@ -29,6 +30,7 @@ class HoldLog:
         self.records: list[tuple[int, bytes | None]] = []
         self.stored: dict[bytes, bytes] = {}
         self.derived: dict[str, bytes] = {}  # by event id
+        self.sent: list[DerivedRecord] = []  # all, also what was said again
         self.said: list[Event] = []  # each once, in order
         self.repeated = 0
         self._random = random.Random(1)
@@ -61,11 +63,16 @@ class HoldLog:
         ms, value = self.records[offset]
         said = []
         for record in self.fold.take(self.partition, offset, ms, value):
+            self.sent.append(record)
             event_id = record.value[6:42].decode()
             known = self.derived.setdefault(event_id, record.value)
             assert known == record.value, (CODEC.decode(known), CODEC.decode(record.value))
             said.append(CODEC.decode(record.value))
         return said
+
+    def records_of(self, topic: str) -> list[DerivedRecord]:
+        """What was sent to a topic."""
+        return [record for record in self.sent if record.topic == topic]
 
     def take(self, kind: type[E], time_us: int, **fields: Any) -> list[Event]:
         """`send` an event with these fields."""

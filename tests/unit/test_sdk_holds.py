@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from confluent_kafka import Producer
@@ -395,8 +395,9 @@ class HoldMachine(RuleBasedStateMachine):
         self.was_granted |= first and verdict == "granted"
 
     @rule(when=st.sampled_from(["allow", "refuse"]))
-    def give_up(self, when: str) -> None:
-        self._note(self.hold.give_up(when))
+    def give_up(self, when: Literal["allow", "refuse"]) -> None:
+        self.hold.when_unreachable = when
+        self._note(self.hold.give_up())
 
     @rule(amount=st.integers(0, 9))
     def settle(self, amount: int) -> None:
