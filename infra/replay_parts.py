@@ -179,15 +179,18 @@ class Part:
                 self._conclude(item, self._taken, self._codec.decode(item.value).occurred_at)
 
     def _conclude(self, item: DerivedRecord, index: int, time_us: int) -> None:
+        value = item.value
+        if value is None:
+            return  # it takes a command away: no event, so nothing that could be compared
         if item.topic == PARTIALS.name:
             home = partition_of(item.key, self._partitions) if item.partition is None else item.partition
-            self._partials.write(home, item.value)
+            self._partials.write(home, value)
         elif self._task.is_tally:
-            event = self._codec.decode(item.value)
+            event = self._codec.decode(value)
             if self._task.wanted.holds(event):
                 self._result.replayed.count(event)
-        elif self._task.wanted.has(self._codec, item.value, time_us):
-            self._comparison.expect(Expected(item.topic, item.value, self._task.partition, index, time_us, item.key))
+        elif self._task.wanted.has(self._codec, value, time_us):
+            self._comparison.expect(Expected(item.topic, value, self._task.partition, index, time_us, item.key))
 
     def _meet(self, block: list[LedgerRecord]) -> None:
         if not self._task.is_tally:

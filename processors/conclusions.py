@@ -28,11 +28,14 @@ class Conclusion(NamedTuple):
 
 
 class DerivedRecord(NamedTuple):
-    """One derived event, ready for its topic. A `partition` of None: where the key belongs."""
+    """One derived event, ready for its topic. A `partition` of None: where the key belongs.
+
+    Without a value it takes away what a compacted topic has under the key.
+    """
 
     topic: str
     key: bytes
-    value: bytes
+    value: bytes | None
     partition: int | None = None
 
 

@@ -47,12 +47,25 @@ from agentledger.processors.run_state import (
     encode_state,
     is_forgotten,
 )
-from agentledger.processors.runs import COST, TOKENS, WALL_CLOCK, Basis, Entry, fold, is_foldable, new_state, pass_time
+from agentledger.processors.runs import (
+    COST,
+    TOKENS,
+    WALL_CLOCK,
+    Basis,
+    Entry,
+    fold,
+    is_foldable,
+    may_be_halted,
+    new_state,
+    pass_time,
+)
 from agentledger.schemas.codec import Codec
+from agentledger.schemas.control import control_key
 from agentledger.schemas.decoding import Memo
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
 from agentledger.schemas.events import ApprovalDecided, Event, RunStarted
 from agentledger.schemas.ports import PriceBook
+from agentledger.schemas.topics import CONTROL
 
 LIVE_RUNS_MAX = 20_000  # runs kept decoded between batches: 3 to 8 kB each, so at most some 150 MB
 SKIPS_LOGGED = 10  # skipped records logged one by one; after that each power of ten
@@ -297,6 +310,8 @@ class RunFold:
             until_us = now_us + FORGOTTEN_KEPT_US
             place.replaced[own] = encode_forgotten(offset, until_us)
             place.deadlines.note(own, until_us)
+            if may_be_halted(state):  # the topic keeps the newest command of each key for good, unless it is taken away
+                derived.append(DerivedRecord(CONTROL.name, control_key(state.tenant_id, "run", state.run_id), None))
             return
         first_seq = state.derived_seq
         conclusions = pass_time(state, self._rules, now_us)

@@ -28,6 +28,7 @@ from agentledger.processors.budgets import (
     crossings,
     declared_limits,
     declared_thresholds,
+    exceeded_bit,
     next_lines,
 )
 from agentledger.processors.charges import (
@@ -67,6 +68,7 @@ LABELS_CHARS_MAX = 8192
 COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in budgets.METRICS
 MODEL, TOOL, HUMAN = range(3)  # places in RunState.costs
 _TOOL_ERRORS = frozenset({"error", "timeout", "denied"})
+_STOPPED = frozenset({"halted", "escalated"})
 METRIC_PLACE = {metric: place for place, metric in enumerate(METRICS)}
 _BUDGET_RULE = "budget_exceeded"
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
@@ -169,6 +171,14 @@ def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]
     out = conclusions_of(state, rules.pass_time(state, state.memory, now_us))
     state.derived_seq += len(out)
     return out
+
+
+def may_be_halted(state: RunState) -> bool:
+    """Whether a halt of this run may still stand: it was stopped, exceeded its budget, or never said that it ended."""
+    if not state.finished or state.run_status in _STOPPED:
+        return True
+    exceeded = exceeded_bit(state.thresholds)
+    return state.on_exceeded in HALTING and any(bits & exceeded for bits in state.crossed)
 
 
 def conclusions_of(state: RunState, said: list[Said]) -> list[Conclusion]:

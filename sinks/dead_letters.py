@@ -14,12 +14,15 @@ from confluent_kafka import KafkaError, Message, Producer
 from agentledger.schemas import Codec, derived_id
 from agentledger.schemas.errors import BrokerError, CodecError, UnknownSchemaError
 from agentledger.schemas.events import ConflictDetected
-from agentledger.schemas.topics import DEAD_LETTERS, topic_of
+from agentledger.schemas.topics import ALL_TOPICS, DEAD_LETTERS, topic_of
 from agentledger.sinks.batching import Batch, Conflict
 from agentledger.sinks.rows import LedgerRow
 
 DELIVERY_S_MAX = 60.0
 VALUE_BYTES_MAX = 900_000  # the dead-letter topic takes records as large as the others; headers need room too
+
+
+_COMPACTED = frozenset(topic.name for topic in ALL_TOPICS if topic.compacted)
 
 
 class Announcement(NamedTuple):
@@ -33,8 +36,13 @@ class Announcement(NamedTuple):
 
 def announcements(batch: Batch, codec: Codec) -> list[Announcement]:
     """What is to be told of a batch: the same bytes under the same keys whenever the same records are written."""
-    letters = [_dead_letter(row, reason) for row, reason in batch.unreadable]
+    letters = [_dead_letter(row, reason) for row, reason in batch.unreadable if not _takes_away(row)]
     return letters + [found for conflict in batch.conflicts if (found := _conflict(conflict, codec)) is not None]
+
+
+def _takes_away(row: LedgerRow) -> bool:
+    """Whether the record is meant to have no value: on a compacted topic it takes away what its key had."""
+    return row.value is None and row.place.topic in _COMPACTED
 
 
 def _dead_letter(row: LedgerRow, reason: str) -> Announcement:

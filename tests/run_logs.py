@@ -215,14 +215,19 @@ class Folded:
 
     def events(self, *kinds: type[Event]) -> list[Any]:
         """The derived events of these kinds (of all, where none is named)."""
-        events = [CODEC.decode(record.value) for record in self.derived if record.topic != PARTIALS.name]
+        said = [record for record in self.derived if record.topic != PARTIALS.name and record.value is not None]
+        events = [CODEC.decode(record.value) for record in said]
         return [event for event in events if not kinds or isinstance(event, kinds)]
+
+    def taken_away(self) -> list[tuple[str, bytes]]:
+        """Topic and key of each record without a value."""
+        return [(record.topic, record.key) for record in self.derived if record.value is None]
 
     def by_id(self) -> dict[str, bytes]:
         """Event id to bytes. Fails where one id has two contents."""
         found: dict[str, bytes] = {}
         for record in self.derived:
-            if record.topic == PARTIALS.name:
+            if record.topic == PARTIALS.name or record.value is None:
                 continue
             event_id = record.value[6:42].decode()
             assert found.setdefault(event_id, record.value) == record.value, f"{event_id} has two contents"

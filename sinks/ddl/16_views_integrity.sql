@@ -27,8 +27,9 @@ AS SELECT
     lower(hex(leaf_hash)) AS leaf_hash,
     lower(hex(raw)) AS value_hex
 FROM agentledger.ledger
-WHERE event_type = ''
-COMMENT 'One row per record that is not an event: kept, hashed, and told why';
+-- On the control topic, which is compacted, a record without a value takes a command away: nothing is wrong with it.
+WHERE event_type = '' AND NOT (topic = 'agentledger.control.v1' AND startsWith(poison_reason, 'tombstone'))
+COMMENT 'One row per record that should be an event and is none: kept, hashed, and told why';
 
 CREATE OR REPLACE VIEW agentledger.conflicts
 (

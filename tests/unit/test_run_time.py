@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentledger.processors.packing import PackedRecord, pack
 from agentledger.processors.rules.loading import parse_rules
 from agentledger.processors.run_places import PlaceClock
 from agentledger.processors.run_state import DAY_US, FORGOTTEN_KEPT_US, RUN_KEPT_US, is_forgotten
+from agentledger.schemas.control import control_key
 from agentledger.schemas.events import AlertRaised, AlertResolved, ApprovalRequested, CostRated, Event, OutcomeCosted
+from agentledger.schemas.topics import CONTROL
 from tests.run_logs import CODEC, T0_US, Author, Folded, ticked
 
 START_MS = T0_US // 1000
@@ -106,6 +110,29 @@ def test_a_run_is_forgotten_and_what_comes_of_it_later_counts_for_nothing() -> N
     assert log.result.fold.skipped == {"forgotten run": 2}
     log.add(5000 + (RUN_KEPT_US + FORGOTTEN_KEPT_US) // 1000)
     assert log.result.run_states() == {}
+
+
+HALT = [(CONTROL.name, control_key("acme", "run", "run-1"))]
+
+
+@pytest.mark.parametrize(
+    ("status", "asks", "is_taken_away"),
+    [("halted", "halt", True), ("escalated", "halt", True), (None, "halt", True), ("succeeded", "halt", False),
+     ("succeeded", "escalate over", True), ("succeeded", "warn over", False)],
+)  # fmt: skip
+def test_the_halt_of_a_run_goes_with_the_run(status: str | None, asks: str, is_taken_away: bool) -> None:
+    author, log = Author(), Log()
+    on_exceeded, _, over = asks.partition(" ")
+    log.add(0, author.start(budget_model_calls=0 if over else 9, on_budget_exceeded=on_exceeded))
+    log.add(1, author.model_call())
+    if status is not None:
+        log.add(2, author.finish(status))
+    log.add(RUN_KEPT_US // 1000 - 1000)
+    assert log.result.taken_away() == []  # who starts it again meanwhile is halted all the same
+    log.add(2000 + RUN_KEPT_US // 1000)
+    assert log.result.taken_away() == (HALT if is_taken_away else [])
+    log.add(4000 + (RUN_KEPT_US + FORGOTTEN_KEPT_US) // 1000)
+    assert len(log.result.taken_away()) == int(is_taken_away)
 
 
 def test_an_outcome_within_the_time_that_runs_are_kept_is_joined_with_the_cost() -> None:

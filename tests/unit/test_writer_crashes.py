@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +16,11 @@ from agentledger.schemas.errors import StoreError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.schemas.hashing import headers_digest
 from agentledger.schemas.merkle import EMPTY_ROOT, hash_children, split_point
+from agentledger.schemas.topics import CONTROL, EVENTS
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import announcements
 from agentledger.sinks.flushing import GROUPS_PER_INSERT_MAX, Flusher
-from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, Load, LogPlace
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LedgerRow, Load, LogPlace
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
 REGISTRY = open_registry()
@@ -246,6 +248,14 @@ def test_more_unreadable_records_than_one_can_count_do_not_stop_the_log() -> Non
     run.source[PLACES[0]] = [SourceRecord(PLACES[0], offset, 1, b"", None, value) for offset in range(12_000)]
     run.live([12_000])
     assert len(run.ledger.rows) == len(run.dead_letters) == 12_000
+
+
+@pytest.mark.parametrize(("topic", "letters"), [(CONTROL.name, 0), (EVENTS.name, 1)])
+def test_a_record_that_takes_a_command_away_is_no_dead_letter(topic: str, letters: int) -> None:
+    place = PLACES[0]._replace(topic=topic)
+    row = LedgerRow(place, 0, 0, 1, FIRST, b"acme\x00run\x00r", b"", b"", None, "")
+    batch = Batch([], [], [], [(row, "tombstone: the record has no value")], [], {}, 1)
+    assert len(announcements(batch, CODEC)) == letters
 
 
 def test_a_schema_that_becomes_known_while_the_writer_is_down_is_no_conflict() -> None:
