@@ -27,7 +27,7 @@ from agentledger.producers.importers.records import (
     cost_nanousd,
     short_text,
 )
-from agentledger.producers.importers.usage import Tokens
+from agentledger.producers.usage import Tokens
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import ModelCallCompleted, RunFinished, RunStarted, ToolCallCompleted
 

@@ -28,7 +28,7 @@ from agentledger.producers.importers.records import (
     iso_to_us,
     short_text,
 )
-from agentledger.producers.importers.usage import disjoint_tokens
+from agentledger.producers.usage import disjoint_tokens
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import (
     ModelCallCompleted,

@@ -20,7 +20,7 @@ from agentledger.producers.importers.documents import (
     read_lines,
 )
 from agentledger.producers.importers.records import iso_to_us, short_text
-from agentledger.producers.importers.usage import disjoint_tokens
+from agentledger.producers.usage import disjoint_tokens
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import Event, RunStarted
 
