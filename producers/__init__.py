@@ -11,6 +11,7 @@ from agentledger.producers.calls import ModelCall, ToolCall
 from agentledger.producers.control import ControlSettings
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem
 from agentledger.producers.holds import Estimate, HoldSettings
+from agentledger.producers.outbox import OutboxSettings
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.recorder import Ledger
 from agentledger.producers.runs import Run, current_run
@@ -24,6 +25,7 @@ __all__ = [
     "KafkaRecordProducer",
     "Ledger",
     "ModelCall",
+    "OutboxSettings",
     "Run",
     "RunBudget",
     "RunBudgetExceededError",

@@ -17,6 +17,9 @@ from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_tex
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem, Gap, GapList
 from agentledger.producers.envelope import Place, RecordKind, RunEnvelope, encode_event, record_kind
 from agentledger.producers.event_ids import new_event_id
+from agentledger.producers.outbox import Outbox
+from agentledger.producers.outbox.framing import ANNOUNCEMENT, EVENT, OutboxRecord
+from agentledger.producers.outbox.losses import Loss
 from agentledger.producers.quiet_log import quiet_logger
 from agentledger.schemas.encoding import encode_text
 from agentledger.schemas.events import GapDetected
@@ -51,6 +54,9 @@ class Emitter:
     Raises SchemaError at construction where the registry doesn't give the ids. After a fork the child is a producer of
     its own, with its own ids and counts. Events on another topic than those of runs are numbered by an emitter of their
     own, with a `suffix` to its producer id: a hole in one stream says nothing of the other.
+
+    With an `outbox` each event is in it before `emit` returns, and the outbox sends it. Raises ConfigurationError then
+    where the outbox can't be made.
     """
 
     def __init__(
@@ -63,8 +69,10 @@ class Emitter:
         on_problem: OnProblem = log_problem,
         records: Sequence[str] = SDK_RECORDS,
         suffix: str = "",
+        outbox: Outbox | None = None,
     ) -> None:
         self._producer = producer
+        self._outbox = outbox
         self._clock = clock
         self.on_problem = on_problem
         self._suffix = suffix
@@ -72,17 +80,19 @@ class Emitter:
         self._tenant = encode_text(self.tenant_id)
         self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in records}
         self._begin()
+        if outbox is not None:
+            outbox.open(self)
         _emitters.add(self)
 
     def _begin(self) -> None:
         self.producer_id = f"{clean_text(socket.gethostname(), 64)}-{os.getpid()}-{secrets.token_hex(4)}{self._suffix}"
         self._identity = self._tenant + encode_text(self.producer_id)
         # Announcements are numbered by themselves: they travel on another topic, and a hole there means nothing here.
-        self._gap_identity = self._tenant + encode_text(f"{self.producer_id}:gaps")
+        self._announcer = f"{self.producer_id}:gaps"
         self._lock = threading.Lock()
         self._announcing = threading.Lock()
         self._next_seq = 0
-        self._next_gap_seq = 0
+        self._next_gap_seqs: dict[str, int] = {}  # by tenant: an outbox may tell of another one's losses
         self._delivered = 0
         self._failed = 0
         self._dropped: dict[str, int] = {}
@@ -112,11 +122,16 @@ class Emitter:
             value = self._encode(kind, envelope, place, body)
             if len(value) > EVENT_BYTES_MAX:
                 self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")
+            elif self._outbox is not None:
+                taken = self._outbox.append(OutboxRecord(EVENT, seq, kind.topic, envelope.key, value))
+                if not taken:
+                    self._drop(seq, "outbox_full", envelope.run_id, "the outbox is full, or closed")
+                    return False  # so there is no room for an announcement either
             elif not self._producer.send(
                 kind.topic, envelope.key, value, partial(self._on_delivery, seq, envelope.run_id)
             ):
                 self._drop(seq, "queue_full", envelope.run_id, "the queue to Kafka is full")
-                return False  # so there is no room for an announcement either
+                return False
             else:
                 taken = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the agent goes on and the event is accounted for
@@ -156,7 +171,10 @@ class Emitter:
         end = time.monotonic() + timeout_s
         while True:
             self._announce_gaps()
-            waiting = self._producer.flush(max(0.0, end - time.monotonic()))
+            if self._outbox is not None:
+                waiting = not self._outbox.flush(max(0.0, end - time.monotonic()))
+            else:
+                waiting = self._producer.flush(max(0.0, end - time.monotonic())) > 0
             left = self.counters.waiting
             if (not waiting and not left and not self._gaps) or time.monotonic() >= end:
                 return left
@@ -199,24 +217,52 @@ class Emitter:
         finally:
             self._announcing.release()
 
-    def _announce(self, gap: Gap) -> bool:
+    def announcement_of(self, loss: Loss) -> OutboxRecord:
+        """GapDetected for events that will not come, of this producer or of one that is gone."""
+        with self._lock:
+            seq = self._next_gap_seqs.get(loss.tenant_id, 0)
+            self._next_gap_seqs[loss.tenant_id] = seq + 1
         now_us = self._clock()
         body = GapDetected(
             **BLANK_ENVELOPE,
-            gap_producer_id=self.producer_id,
-            first_missing_seq=gap.first_seq,
-            last_missing_seq=gap.last_seq,
-            reason=gap.reason,
+            gap_producer_id=loss.producer_id,
+            first_missing_seq=loss.first_seq,
+            last_missing_seq=loss.last_seq,
+            reason=loss.reason,
             detected_by=self.producer_id,
         )
         kind = self.kinds["GapDetected"]
-        place = self._gap_identity, self._next_gap_seq, 0, new_event_id(now_us), None, "", now_us
-        value = encode_event(kind, RunEnvelope(gap.run_id), place, body)
-        if self._producer.send(kind.topic, self.producer_id.encode(), value, partial(self._on_announced, gap)):
-            self._next_gap_seq += 1
-            return True
-        self._gaps.put_back(gap, failed=False)
-        return False
+        identity = encode_text(loss.tenant_id) + encode_text(self._announcer)
+        place = identity, seq, 0, new_event_id(now_us), None, "", now_us
+        value = encode_event(kind, RunEnvelope(loss.run_id), place, body)
+        return OutboxRecord(ANNOUNCEMENT, seq, kind.topic, self.producer_id.encode(), value)
+
+    def count_delivered(self, events: int, announcements: int) -> None:
+        """The outbox has had so many records acknowledged."""
+        with self._lock:
+            self._delivered += events
+            self._gaps_announced += announcements
+
+    def count_lost(self, events: int, reason: str) -> None:
+        """The outbox has given up so many events, and announced them."""
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + events
+        self.tell(reason, f"{events} events were lost from the outbox, which the ledger is told")
+
+    def _announce(self, gap: Gap) -> bool:
+        record = self.announcement_of(
+            Loss(self.tenant_id, self.producer_id, gap.first_seq, gap.last_seq, gap.reason, gap.run_id)
+        )
+        if self._outbox is not None:
+            taken = self._outbox.append(record)
+        else:
+            taken = self._producer.send(record.topic, record.key, record.value, partial(self._on_announced, gap))
+        if not taken:
+            with self._lock:
+                if self._next_gap_seqs[self.tenant_id] == record.seq + 1:  # nobody has taken the next number yet
+                    self._next_gap_seqs[self.tenant_id] = record.seq
+            self._gaps.put_back(gap, failed=False)
+        return taken
 
     def _on_announced(self, gap: Gap, error: str | None) -> None:
         if error is not None:
@@ -232,6 +278,8 @@ _emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
 def _begin_in_child() -> None:
     for emitter in list(_emitters):
         emitter._begin()
+        if emitter._outbox is not None:
+            emitter._outbox.forget_parent()
 
 
 os.register_at_fork(after_in_child=_begin_in_child)

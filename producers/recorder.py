@@ -6,6 +6,7 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -19,6 +20,7 @@ from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.hold_client import HoldClient
 from agentledger.producers.holds import HoldSettings
 from agentledger.producers.listeners import open_control, open_holds
+from agentledger.producers.outbox import Outbox, OutboxSettings, open_outbox
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.run_facts import RunFacts
 from agentledger.producers.runs import LIVE, Run
@@ -62,6 +64,9 @@ class Ledger:
     - `prices` rates calls for budgets in dollars; by default the prices that are shipped, with those of
       the file AGENTLEDGER_PRICES_FILE before them.
     - `on_emit_problem` hears of what went wrong without stopping the agent; by default the log, a line a minute.
+    - `outbox`: a folder, OutboxSettings or their names and values, or `off`: whether events are on disk before they are
+      queued. By default as AGENTLEDGER_OUTBOX_DIR says; where it says nothing, on where `environment` (by default
+      AGENTLEDGER_ENVIRONMENT) is prod or production, off elsewhere. ConfigurationError where it can't be made.
     - `control`: whether runs can be halted from outside (`agentledger halt`): `on` (the default with a broker), `off`,
       or ControlSettings; AGENTLEDGER_CONTROL_WHEN_UNREACHABLE and AGENTLEDGER_CONTROL_STALE_S_MAX change the default.
     - `holds`: HoldSettings, where calls have to get a hold on their budgets first; by default they don't.
@@ -74,13 +79,14 @@ class Ledger:
         agent_id: str = "",
         agent_version: str = "",
         tenant_id: str | None = None,
-        environment: str = "",
+        environment: str | None = None,
         actor: str = "",
         labels: Mapping[str, str] | None = None,
         bootstrap_servers: str | None = None,
         kafka_config: Mapping[str, Any] | None = None,
         registry_url: str | None = None,
         producer: RecordProducer | None = None,
+        outbox: OutboxSettings | Mapping[str, Any] | Path | str | None = None,
         clock: Clock | None = None,
         source: str = LIVE,
         prices: PriceBook | None = None,
@@ -94,7 +100,7 @@ class Ledger:
     ) -> None:
         self.agent_id = agent_id
         self.agent_version = agent_version
-        self.environment = environment
+        self.environment = os.environ.get("AGENTLEDGER_ENVIRONMENT", "") if environment is None else environment
         self.actor = actor
         self.labels = clean_labels(labels)
         self.clock: Clock = clock or wall_clock_us
@@ -107,12 +113,14 @@ class Ledger:
         url = os.environ.get("AGENTLEDGER_SCHEMA_REGISTRY_URL", "") if registry_url is None else registry_url
         registry = open_registry(url)
         self._producer = producer or _kafka_producer(bootstrap_servers, kafka_config)
+        self._outbox: Outbox | None = open_outbox(outbox, self._producer, environment=self.environment)
         self.emitter = Emitter(
             self._producer,
             registry,
             tenant_id=tenant_id or os.environ.get("AGENTLEDGER_TENANT_ID") or DEFAULT_TENANT,
             clock=self.clock,
             on_problem=on_emit_problem,
+            outbox=self._outbox,
         )
         self._codec = Codec(registry)
         self.tenant_id = self.emitter.tenant_id
@@ -260,7 +268,10 @@ class Ledger:
         atexit.unregister(self.close)
         waiting = self.flush()
         if waiting:
-            self.tell("not_delivered", f"{waiting} events were not delivered within {self._flush_wait_s:g} s")
+            fate = "" if self._outbox is None else f"; they wait in {self._outbox.settings.folder}"
+            self.tell("not_delivered", f"{waiting} events were not delivered within {self._flush_wait_s:g} s{fate}")
+        if self._outbox is not None:
+            self._outbox.close()
         for listener in (self.control, self.holds):
             if listener is not None:
                 listener.close()

@@ -1,0 +1,26 @@
+"""Whether a ledger has an outbox: as its caller says, else as the environment does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentledger.producers.outbox.outbox import Outbox
+from agentledger.producers.outbox.settings import OutboxSettings, outbox_from_env, to_outbox
+from agentledger.producers.publisher import KafkaRecordProducer
+from agentledger.schemas.ports import RecordProducer
+
+
+def open_outbox(
+    given: OutboxSettings | Mapping[str, Any] | Path | str | None, producer: RecordProducer, *, environment: str
+) -> Outbox | None:
+    """The outbox in front of this producer, or None. A producer without a broker has one only if the caller says so.
+
+    Raises UsageError and ConfigurationError for settings that make no sense.
+    """
+    if given is None:
+        settings = outbox_from_env(environment) if isinstance(producer, KafkaRecordProducer) else None
+    else:
+        settings = to_outbox(given)
+    return None if settings is None else Outbox(settings, producer)
