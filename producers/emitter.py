@@ -81,7 +81,7 @@ class Emitter:
         self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in records}
         self._begin()
         if outbox is not None:
-            outbox.open(self)
+            outbox.attach(self)
         _emitters.add(self)
 
     def _begin(self) -> None:
@@ -122,7 +122,7 @@ class Emitter:
             value = self._encode(kind, envelope, place, body)
             if len(value) > EVENT_BYTES_MAX:
                 self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")
-            elif self._outbox is not None:
+            elif self._outbox is not None and self._outbox.is_open():
                 taken = self._outbox.append(OutboxRecord(EVENT, seq, kind.topic, envelope.key, value))
                 if not taken:
                     self._drop(seq, "outbox_full", envelope.run_id, "the outbox is full, or closed")
@@ -253,7 +253,7 @@ class Emitter:
         record = self.announcement_of(
             Loss(self.tenant_id, self.producer_id, gap.first_seq, gap.last_seq, gap.reason, gap.run_id)
         )
-        if self._outbox is not None:
+        if self._outbox is not None and self._outbox.is_open():
             taken = self._outbox.append(record)
         else:
             taken = self._producer.send(record.topic, record.key, record.value, partial(self._on_announced, gap))

@@ -29,6 +29,7 @@ class CrashingDisk:
         self.is_down = False
         self._locks: set[Path] = set()
         self._life = 0
+        self._boot = 0
 
     def open(self, path: Path) -> CrashingFile:
         if path not in self.nodes:
@@ -95,7 +96,11 @@ class CrashingDisk:
             grown = len(node.content) - len(node.synced)
             kept = len(node.synced) + kept_of(grown) if grown > 0 else len(node.synced)
             node.content = bytearray(node.synced) + node.content[len(node.synced) : kept]
+        self._boot += 1
         self.restart()
+
+    def boot_id(self) -> str:
+        return f"boot {self._boot}"
 
     def check(self, life: int) -> None:
         if self.is_down or life != self._life:

@@ -64,11 +64,15 @@ class OutboxDisk(Protocol):
     def sync_folder(self, path: Path) -> None:
         """Return when the names in the folder would outlast a loss of power."""
 
+    def boot_id(self) -> str:
+        """Which start of the machine this is: what was not synced in an earlier one may be gone. Never raises."""
+
     def lock(self, folder: Path, *, make: bool = False) -> FolderLock | None:
         """The folder's lock (a file in it, made if asked to); None where another process has it, or there is none."""
 
 
 LOCK_NAME = "lock"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OWNER_ONLY = 0o600  # events tell what people asked for
 
 
@@ -177,6 +181,13 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def boot_id(self) -> str:
+        """As Linux says; empty where the system doesn't."""
+        try:
+            return _BOOT_ID.read_text().strip()
+        except OSError:
+            return ""
 
     def lock(self, folder: Path, *, make: bool = False) -> RealLock | None:
         """flock without waiting; then a look whether the file is still the one in the folder."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import re
 import secrets
@@ -11,12 +13,10 @@ from zlib import crc32
 
 from agentledger.producers.outbox.disk import LOCK_NAME, FolderLock, OutboxDisk
 from agentledger.producers.outbox.position import Position, PositionFile
-from agentledger.schemas.errors import ConfigurationError
 
 OWNER_NAME = "owner.json"
 OWNER_BYTES_MAX = 16_384
 _UNFINISHED = "."  # a folder whose name begins so has no lock yet: nobody takes it over
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +45,15 @@ class Instance:
         self.lock.release()
 
 
-def boot_id() -> str:
-    """Which start of this machine this is; empty where the system doesn't say."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
-
-
 def make_instance(disk: OutboxDisk, folder: Path, owner: Owner) -> Instance:
-    """A folder of one's own, locked before anybody else can see it, and synced. Raises ConfigurationError."""
+    """A folder of one's own, locked before anybody else can see it, and synced. Raises OSError."""
     name = f"{re.sub(r'[^A-Za-z0-9.-]', '_', owner.producer_id)[:100].lstrip('.')}-{secrets.token_hex(4)}"
     unfinished, path = folder / (_UNFINISHED + name), folder / name
+    disk.make_folder(unfinished)
+    lock = disk.lock(unfinished, make=True)
+    if lock is None:
+        raise BlockingIOError(errno.EAGAIN, "somebody else has locked it", str(unfinished))
     try:
-        disk.make_folder(unfinished)
-        lock = disk.lock(unfinished, make=True)
-        if lock is None:
-            raise OSError(f"somebody else has locked {unfinished}")
         _write_owner(disk, unfinished, owner)
         position_file = PositionFile(disk, unfinished)
         position_file.save(Position())
@@ -69,12 +61,9 @@ def make_instance(disk: OutboxDisk, folder: Path, owner: Owner) -> Instance:
         disk.sync_folder(unfinished)
         disk.rename(unfinished, path)
         disk.sync_folder(folder)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the outbox can't be made: {error}",
-            where=str(folder),
-            next_step="name another folder in AGENTLEDGER_OUTBOX_DIR, or say off",
-        ) from None
+    except OSError:
+        lock.release()
+        raise
     return Instance(path, lock, owner, position_file)
 
 
@@ -89,6 +78,9 @@ def take_over(disk: OutboxDisk, folder: Path, *, except_for: set[Path], count_ma
             break
         lock = disk.lock(path)
         if lock is None:
+            if not disk.names(path):
+                with contextlib.suppress(OSError):  # somebody died while removing it, or is about to
+                    disk.remove_folder(path)
             continue
         try:
             taken.append(Instance(path, lock, read_owner(disk, path), PositionFile(disk, path)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agentledger.producers.outbox.outbox import Outbox
-from agentledger.producers.outbox.settings import OutboxSettings, outbox_from_env, to_outbox
+from agentledger.producers.outbox.settings import ENV_DIR, OutboxSettings, outbox_from_env, to_outbox
 from agentledger.producers.publisher import KafkaRecordProducer
 from agentledger.schemas.ports import RecordProducer
 
@@ -19,8 +20,11 @@ def open_outbox(
 
     Raises UsageError and ConfigurationError for settings that make no sense.
     """
-    if given is None:
-        settings = outbox_from_env(environment) if isinstance(producer, KafkaRecordProducer) else None
-    else:
+    if given is not None:
         settings = to_outbox(given)
-    return None if settings is None else Outbox(settings, producer)
+    elif isinstance(producer, KafkaRecordProducer):
+        settings = outbox_from_env(environment)
+    else:
+        settings = None
+    is_named = given is not None or bool(os.environ.get(ENV_DIR))  # else nobody asked for it: it must stop nobody
+    return None if settings is None else Outbox(settings, producer, is_required=is_named)

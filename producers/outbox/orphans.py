@@ -15,7 +15,7 @@ from agentledger.producers.outbox.framing import (
     OutboxRecord,
     read_frames,
 )
-from agentledger.producers.outbox.instances import Instance, Owner, boot_id, remove_instance
+from agentledger.producers.outbox.instances import Instance, Owner, remove_instance
 from agentledger.producers.outbox.losses import NOT_ON_DISK, OUTBOX_FULL, Loss
 from agentledger.producers.outbox.position import UNKNOWN_SEQ, Position
 from agentledger.producers.outbox.segments import Segment, SegmentFolder
@@ -45,8 +45,9 @@ class Orphan:
         saved = instance.position_file.load()
         self._position = saved or Position(last_seq=UNKNOWN_SEQ)
         self._reading_number = 0
-        start = self._start(self._position)
-        self._backlog = Backlog(self, start, producer, lose=self._lose, wake=wake, seconds=seconds, is_growing=False)
+        self._backlog = Backlog(
+            self, self._position, producer, lose=self._lose, wake=wake, seconds=seconds, is_growing=False
+        )
 
     @property
     def in_flight(self) -> int:
@@ -112,20 +113,8 @@ class Orphan:
         """Remove a segment that is acknowledged whole."""
         self.segments.remove(segment)
 
-    def _start(self, saved: Position) -> Position:
-        """Where to begin. Which event came before isn't known where the segment that says so went with the machine."""
-        first = self.segments.after(0)
-        if (
-            first is None
-            or saved.segment >= first.number
-            or saved.unprotected_from != NO_SEQ
-            or not self._has_rebooted()
-        ):
-            return saved
-        return Position(first.number, 0, UNKNOWN_SEQ)
-
     def _has_rebooted(self) -> bool:
-        return self.owner is None or self.owner.boot_id != boot_id()
+        return self.owner is None or self.owner.boot_id != self._disk.boot_id()
 
     def _lose(self, first_seq: int, last_seq: int, reason: str, run_id: str) -> bool:
         if self.owner is None:
@@ -136,7 +125,7 @@ class Orphan:
         """Announce what may have followed the last event and was never on the disk; whether that is done."""
         position, owner = self._position, self.owner
         last_seq = max(self._backlog.acked.last_seq, NO_SEQ)
-        in_memory = position.unprotected_from > last_seq
+        in_memory = position.unprotected_from != NO_SEQ
         unsynced = not position.is_clean and self._has_rebooted() and owner is not None and owner.fsync != "always"
         if not in_memory and not unsynced:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -10,13 +11,13 @@ from collections.abc import Callable
 from agentledger.producers.outbox.backlog import Backlog
 from agentledger.producers.outbox.disk import OutboxDisk, RealDisk
 from agentledger.producers.outbox.framing import OutboxRecord
-from agentledger.producers.outbox.instances import Instance, Owner, boot_id, make_instance, remove_instance, take_over
+from agentledger.producers.outbox.instances import Instance, Owner, make_instance, remove_instance, take_over
 from agentledger.producers.outbox.losses import Loss, OutboxOwner
 from agentledger.producers.outbox.orphans import Orphan
 from agentledger.producers.outbox.segments import SegmentFolder
 from agentledger.producers.outbox.settings import OutboxSettings
-from agentledger.producers.outbox.writer import OutboxWriter
-from agentledger.schemas.errors import AgentledgerError
+from agentledger.producers.outbox.writer import DISK_RETRY_S, OutboxWriter
+from agentledger.schemas.errors import AgentledgerError, ConfigurationError
 from agentledger.schemas.ports import RecordProducer
 
 IDLE_S = 1.0  # between two looks of a thread that nobody wakes
@@ -25,20 +26,24 @@ LOOK_S = 60.0  # between two looks for outboxes whose processes are gone
 ORPHANS_MAX = 16  # taken over at a time: each has files open
 JOIN_S = 5.0
 SETTLE_S = 0.002
+# What is wrong with a disk today and may not be tomorrow: no reason for an agent not to start.
+_MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 
 
 class Outbox:
     """Keeps records of its owner until the broker has acknowledged them, and sends them in order by its own thread.
 
     `append` is safe for threads. After a fork the child's outbox is another one, made with its first record. Without
-    `is_threaded` whoever uses it calls `turn`, as tests do.
+    `is_threaded` whoever uses it calls `turn`, as tests do. Where it is not `is_required`, an owner does without it as
+    long as its folder can't be used.
     """
 
     def __init__(
         self, settings: OutboxSettings, producer: RecordProducer, *, disk: OutboxDisk | None = None,
-        seconds: Callable[[], float] = time.monotonic, is_threaded: bool = True,
+        seconds: Callable[[], float] = time.monotonic, is_threaded: bool = True, is_required: bool = True,
     ) -> None:  # fmt: skip
         self.settings = settings
+        self._is_required = is_required
         self.recovered = 0  # events of others that were sent from here
         self._producer = producer
         self._disk = disk or RealDisk()
@@ -55,11 +60,42 @@ class Outbox:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._look_at = float("-inf")
+        self._look_at = self._open_at = float("-inf")
 
-    def open(self, owner: OutboxOwner) -> None:
-        """Make the folder for this owner's records and begin to send. Raises ConfigurationError where that fails."""
+    def attach(self, owner: OutboxOwner) -> None:
+        """Keep this owner's records from now on. Raises ConfigurationError where the folder can't be used."""
         self._owner = owner
+        try:
+            self._open(owner)
+        except OSError as error:
+            if self._is_required and error.errno not in _MAY_PASS:
+                raise ConfigurationError(
+                    f"the outbox can't be made: {error}",
+                    where=str(self.settings.folder),
+                    next_step="name another folder, or say off, in AGENTLEDGER_OUTBOX_DIR or Ledger(outbox=…)",
+                ) from None
+            self._try_later(error)
+
+    def is_open(self) -> bool:
+        """Whether records can be kept; makes the folder where that failed before, or after a fork. Never raises."""
+        if self._own is None and self._owner is not None and self._seconds() >= self._open_at:
+            try:
+                self._open(self._owner)
+            except OSError as error:
+                self._try_later(error)
+        return self._own is not None
+
+    def append(self, record: OutboxRecord) -> bool:
+        """Keep a record; whether it was. Waits only as the policy `block` says."""
+        own = self._own
+        if own is None:
+            return False
+        taken = own.writer.append(record)
+        if not self._wake.is_set():
+            self._wake.set()
+        return taken
+
+    def _open(self, owner: OutboxOwner) -> None:
         with self._opening:
             if self._own is None and not self._is_closed:
                 self._own = _OwnOutbox(
@@ -68,21 +104,9 @@ class Outbox:
                 self._wake.set()  # others may have left something
                 self._start()
 
-    def append(self, record: OutboxRecord) -> bool:
-        """Keep a record; whether it was. Waits only as the policy `block` says.
-
-        Raises ConfigurationError where a forked child can't make a folder of its own.
-        """
-        own = self._own
-        if own is None:
-            if self._is_closed or self._owner is None:
-                return False
-            self.open(self._owner)
-            return self.append(record)
-        taken = own.writer.append(record)
-        if not self._wake.is_set():
-            self._wake.set()
-        return taken
+    def _try_later(self, error: OSError) -> None:
+        self._open_at = self._seconds() + DISK_RETRY_S
+        self._tell("outbox_disk", f"the outbox can't be made, events wait in memory alone: {error}")
 
     def turn(self) -> None:
         """Send what can be sent, take note of what arrived, and look after outboxes whose processes are gone."""
@@ -198,7 +222,7 @@ class _OwnOutbox:
         self._disk = disk
         self._owner = owner
         names = Owner(
-            tenant_id=owner.tenant_id, producer_id=owner.producer_id, pid=os.getpid(), boot_id=boot_id(),
+            tenant_id=owner.tenant_id, producer_id=owner.producer_id, pid=os.getpid(), boot_id=disk.boot_id(),
             fsync=settings.fsync,
         )  # fmt: skip
         self.instance: Instance = make_instance(disk, settings.folder, names)

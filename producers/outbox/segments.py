@@ -160,6 +160,10 @@ class SegmentFolder:
         self.segments.remove(segment)
         self._count(segment, -segment.size)
 
+    def sync_names(self) -> None:
+        """Return when the files themselves would outlast a loss of power. Raises OSError."""
+        self._disk.sync_folder(self.folder)
+
     def open(self, segment: Segment) -> OutboxFile:
         """A handle for reading a segment. Raises OSError."""
         if segment.path is not None:

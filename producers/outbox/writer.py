@@ -89,10 +89,7 @@ class OutboxWriter:
         with self.lock:
             is_synced = self.sync() and self.settings.fsync != "never"
             self._save(acked._replace(unprotected_from=self.position.unprotected_from, is_clean=is_synced))
-            try:
-                self._position_file.sync()
-            except OSError as error:
-                self._owner.tell("outbox_disk", f"the outbox's position was not synced: {error}")
+            self._sync_position()
             self.segments.close()
 
     def sync_if_due(self) -> None:
@@ -100,6 +97,7 @@ class OutboxWriter:
         if self.settings.fsync == "interval" and self._unsynced and self._seconds() >= self._sync_at:
             self._sync_at = self._seconds() + self.settings.fsync_interval_ms / 1000
             self.sync()
+            self._sync_position()
 
     def sync(self) -> bool:
         """Return when everything that was written outlasts a loss of power; False where the disk has refused."""
@@ -174,6 +172,8 @@ class OutboxWriter:
         if self._seconds() >= self._disk_again_at:
             try:
                 self.segments.begin(on_disk=True)
+                if self.settings.fsync == "always":
+                    self.segments.sync_names()
             except OSError as error:
                 self._begin_in_memory(record, error)
         else:
@@ -186,7 +186,15 @@ class OutboxWriter:
         if self.position.unprotected_from == NO_SEQ:
             first_seq = record.seq if record.kind == EVENT else self._last_seq + 1
             self._save(self.position._replace(unprotected_from=first_seq))
+            if self.settings.fsync != "never":
+                self._sync_position()
         self.segments.begin(on_disk=False)
+
+    def _sync_position(self) -> None:
+        try:
+            self._position_file.sync()
+        except OSError as error:
+            self._owner.tell("outbox_disk", f"the outbox's position was not synced: {error}")
 
     def _save(self, position: Position) -> None:
         """A disk that refuses even this costs records that are sent again after a crash."""

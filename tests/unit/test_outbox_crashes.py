@@ -16,6 +16,7 @@ from agentledger.producers.emitter import BLANK_ENVELOPE, Emitter
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.outbox import Outbox, OutboxSettings
+from agentledger.producers.outbox.framing import EVENT, FILE_HEAD_BYTES, Frame, read_frames
 from agentledger.producers.outbox.settings import FSYNC, WHEN_FULL, Fsync, WhenFull
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.events import GapDetected, PolicyDecided
@@ -48,6 +49,7 @@ class Process:
     def emit(self, size: int) -> int | None:
         """The producer_seq of one event of about this many bytes; None where it was not taken."""
         emitter = self.emitter
+        is_open = self.outbox.is_open()
         now_us = emitter.now_us()
         seq = emitter.counters.emitted
         body = PolicyDecided(**BLANK_ENVELOPE, policy="p", verdict="allow", reason="x" * size)
@@ -55,7 +57,7 @@ class Process:
             emitter.kinds["PolicyDecided"], self.envelope, body, event_id=new_event_id(now_us), parent_event_id=None,
             span_id="", occurred_at=now_us,
         )  # fmt: skip
-        return seq if taken else None
+        return seq if taken and is_open else None
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -153,12 +155,18 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.process is None)
     @rule(data=st.data())
     def flip_a_bit(self, data: st.DataObject) -> None:
-        """Of a segment that nobody uses now."""
-        segments = sorted(path for path in self.disk.nodes if path.suffix == ".seg" and self.disk.nodes[path].content)
-        if segments:
-            content = self.disk.nodes[data.draw(st.sampled_from(segments))].content
-            place = data.draw(st.integers(0, len(content) - 1))
-            content[place] ^= 1 << data.draw(st.integers(0, 7))
+        """Of an event in a segment that nobody uses now. (Who announces a loss on a damaged disk may lose that.)"""
+        events = []
+        for path, node in sorted(self.disk.nodes.items()):
+            if path.suffix == ".seg":
+                begin = FILE_HEAD_BYTES
+                for item in read_frames(bytes(node.content[begin:]), bytes.fromhex(path.stem[11:]), is_end=True):
+                    if isinstance(item, Frame) and item.record.kind == EVENT:
+                        events.append((node.content, begin, FILE_HEAD_BYTES + item.end))
+                    begin = FILE_HEAD_BYTES + item.end
+        if events:
+            content, begin, end = data.draw(st.sampled_from(events))
+            content[data.draw(st.integers(begin, end - 1))] ^= 1 << data.draw(st.integers(0, 7))
 
     def crashed(self) -> None:
         self.lost_process()
