@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from agentledger.producers.event_ids import as_event_id
@@ -94,6 +95,26 @@ def clean_body(record_name: str, body: Any) -> None:
     for field in current_schemas()[record_name]["fields"][ENVELOPE_FIELDS:]:
         name = field["name"]
         setattr(body, name, _clean_value(name, field["type"], getattr(body, name)))
+
+
+@cache
+def free_texts(record_name: str) -> tuple[str, ...]:
+    """The fields of a record, less its envelope, that hold texts of any kind: no ids of events, no digests."""
+    fields = current_schemas()[record_name]["fields"][ENVELOPE_FIELDS:]
+    plain = {"string", "['null', 'string']"}
+    texts = (field["name"] for field in fields if str(field["type"]) in plain or _kind(field["type"]) == "array")
+    return tuple(name for name in texts if not name.endswith(("_digest", "_redacted")))
+
+
+def clean_texts_of(record_name: str, body: Any, clean: Callable[[str], str]) -> None:
+    """Put every free text of a record through `clean`, in place."""
+    for name in free_texts(record_name):
+        value = getattr(body, name)
+        if isinstance(value, str):
+            if value:
+                setattr(body, name, clean(value))
+        elif value:
+            setattr(body, name, [clean(text_item) for text_item in clean_texts(value)])
 
 
 def _clean_value(name: str, avro_type: Any, value: Any) -> Any:

@@ -10,20 +10,23 @@ import contextlib
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from agentledger.producers.billing import was_not_billed
 from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_text
+from agentledger.producers.content import Content
 from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
 from agentledger.producers.holds import NO_ESTIMATE, Estimate, Hold
 from agentledger.schemas.errors import MoneyError
+from agentledger.schemas.hashing import digest_bytes
 from agentledger.schemas.money import usd_to_nanousd
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
     from agentledger.producers.budget_guard import CallKind
+    from agentledger.producers.redaction import Part
     from agentledger.producers.run_calls import RunCalls
     from agentledger.producers.runs import Run
 
@@ -63,6 +66,8 @@ class Call:
     hold: Hold | None = None
     wants_hold: bool | None = None  # None: as the ledger's settings say
     estimate: Estimate = NO_ESTIMATE
+    payloads: Mapping[str, bytes] = MappingProxyType({})  # what goes beside the event, by part
+    payload_digests: Mapping[str, str] = MappingProxyType({})
     _began_us: int = 0
     _outer: Token[Run | Call | None] | None = None
 
@@ -131,6 +136,14 @@ class Call:
         self.span_id = span_id_of(event_id)
         if self.parent_event_id is None:
             self.parent_event_id = run.enclosing_event_id()
+
+    def _described(self, part: Part, value: object) -> Content:
+        """What the event says of a part; what goes beside it is kept until the event is emitted."""
+        found = self.run.content(value, part, self.name)
+        if found.payload is not None:
+            self.payloads = {**self.payloads, part: found.payload}
+            self.payload_digests = {**self.payload_digests, part: digest_bytes(found.payload)}
+        return found
 
     def note_error(self, error: BaseException) -> None:
         """Take down what ended the call: class, message cut to 4 KiB, and the status that follows from it."""
@@ -203,12 +216,12 @@ class ModelCall(Call):
             self.time_to_first_token_ms = max(0, self.run.ledger.timer() - self._began_us) / 1000
 
     def input(self, messages: object) -> None:
-        """The request's messages: kept as digest and size."""
-        self.input_digest, self.input_bytes, _ = self.run.digested(messages)
+        """The request's messages: kept as digest and size; as a payload where redaction lets them through."""
+        self.input_digest, self.input_bytes, *_ = self._described("input", messages)
 
     def output(self, answer: object) -> None:
-        """The answer: kept as digest and size."""
-        self.output_digest, self.output_bytes, _ = self.run.digested(answer)
+        """The answer: kept as digest and size; as a payload where redaction lets it through."""
+        self.output_digest, self.output_bytes, *_ = self._described("output", answer)
 
     def reject(self, reason: str = "") -> None:
         """The model answered, but the harness refuses the answer."""
@@ -262,11 +275,13 @@ class ToolCall(Call):
 
     def arguments(self, value: object) -> None:
         """The arguments: kept as digest and size, and as far as the ledger's redaction lets them through."""
-        self.arguments_digest, self.arguments_bytes, self.arguments_redacted = self.run.content(value)
+        found = self._described("arguments", value)
+        self.arguments_digest, self.arguments_bytes, self.arguments_redacted = found.digest, found.size, found.kept
 
     def result(self, value: object) -> None:
         """The result: kept as digest and size, and as far as the ledger's redaction lets it through."""
-        self.result_digest, self.result_bytes, self.result_redacted = self.run.content(value)
+        found = self._described("result", value)
+        self.result_digest, self.result_bytes, self.result_redacted = found.digest, found.size, found.kept
 
     def deny(self, policy_decision_id: str | None = None, reason: str = "") -> None:
         """The tool was not called: a policy, or a person, said no."""

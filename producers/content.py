@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import hmac
 from collections.abc import Callable, Mapping, Set
 from datetime import date, time
 from decimal import Decimal
@@ -17,25 +18,32 @@ from agentledger.schemas.hashing import canonical_json, digest_bytes
 
 Redact = Callable[[Any], Any]  # what may be kept of a value, as JSON can hold it; None: nothing
 
+KEYED = "hmac-sha256:"  # before a digest under a key
 DEPTH_MAX = 32  # deeper nesting is named by its type: a cycle ends here too
 
 
 class Content(NamedTuple):
-    """What an event says of a value: digest and size of its canonical JSON, and what redaction let through."""
+    """What an event says of a value: digest and size of its canonical JSON, and what redaction let through: in the
+    event (`kept`, up to 64 KiB), or beside it (`payload`)."""
 
     digest: str
     size: int
     kept: str | None
+    payload: bytes | None = None
 
 
-def describe(value: Any, redact: Redact | None = None) -> Content:
-    """Digest, size in bytes and, where `redact` is given, the content that it lets through up to 64 KiB.
+def describe(value: Any, redact: Redact | None = None, *, key: bytes | None = None, whole: bool = False) -> Content:
+    """Digest, size in bytes and, where `redact` is given, the content that it lets through.
 
+    The digest is SHA-256, or HMAC-SHA-256 under `key`. `whole`: the content is a payload of any size.
     Never raises: what JSON can't hold is written as `plain` says. A `redact` that fails keeps nothing.
     """
     raw = to_canonical(value)
-    kept = None if redact is None else _kept(value, redact)
-    return Content(digest_bytes(raw), len(raw), kept)
+    digest = digest_bytes(raw) if key is None else KEYED + hmac.digest(key, raw, hashlib.sha256).hex()
+    shown = None if redact is None else _shown(value, redact)
+    if shown is None or whole:
+        return Content(digest, len(raw), None, shown)
+    return Content(digest, len(raw), shown.decode() if len(shown) <= CONTENT_BYTES_MAX else None)
 
 
 def to_canonical(value: Any) -> bytes:
@@ -106,15 +114,12 @@ def _named(value: Any) -> str:
     return f"<{kind.__module__}.{kind.__qualname__}>"
 
 
-def _kept(value: Any, redact: Redact) -> str | None:
+def _shown(value: Any, redact: Redact) -> bytes | None:
     try:
         shown = redact(value)
     except Exception:  # noqa: BLE001 - a redaction that fails must not let anything through, nor stop the agent
         return None
-    if shown is None:
-        return None
-    raw = to_canonical(shown)
-    return raw.decode() if len(raw) <= CONTENT_BYTES_MAX else None
+    return None if shown is None else to_canonical(shown)
 
 
 def keep_all(value: Any) -> Any:

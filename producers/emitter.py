@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_text
+from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_text, clean_texts_of
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem, Gap, GapList
 from agentledger.producers.envelope import Place, RecordKind, RunEnvelope, encode_event, record_kind
 from agentledger.producers.event_ids import new_event_id
@@ -53,7 +53,8 @@ class Emitter:
 
     Raises SchemaError at construction where the registry doesn't give the ids. After a fork the child is a producer of
     its own, with its own ids and counts. Events on another topic than those of runs are numbered by an emitter of their
-    own, with a `suffix` to its producer id: a hole in one stream says nothing of the other.
+    own, with a `suffix` to its producer id: a hole in one stream says nothing of the other. `clean` is given every
+    free text of an event and gives what may leave of it.
 
     With an `outbox` each event is in it before `emit` returns, and the outbox sends it. Raises ConfigurationError then
     where the outbox can't be made.
@@ -70,12 +71,14 @@ class Emitter:
         records: Sequence[str] = SDK_RECORDS,
         suffix: str = "",
         outbox: Outbox | None = None,
+        clean: Callable[[str], str] | None = None,
     ) -> None:
         self._producer = producer
         self._outbox = outbox
         self._clock = clock
         self.on_problem = on_problem
         self._suffix = suffix
+        self._clean = clean
         self.tenant_id = clean_text(tenant_id, 512)
         self._tenant = encode_text(self.tenant_id)
         self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in records}
@@ -119,6 +122,8 @@ class Emitter:
             envelope.next_step = step + 1
         try:
             place = self._identity, seq, step, event_id, parent_event_id, span_id, occurred_at
+            if self._clean is not None:
+                clean_texts_of(kind.name, body, self._clean)
             value = self._encode(kind, envelope, place, body)
             if len(value) > EVENT_BYTES_MAX:
                 self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")

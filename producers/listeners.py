@@ -1,4 +1,4 @@
-"""What a ledger listens with, made from what its caller gave: control, and the client for holds."""
+"""What a ledger has beside its events, made from what its caller gave: control, holds, payloads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from agentledger.producers.control import Control, ControlSettings, control_from
 from agentledger.producers.emitter import Emitter
 from agentledger.producers.hold_client import HOLD_RECORDS, SUFFIX, DecisionFeed, HoldClient
 from agentledger.producers.holds import HoldSettings, to_holds
+from agentledger.producers.payloads import PAYLOAD_RECORDS, Payloads
+from agentledger.producers.payloads import SUFFIX as SUFFIX_OF_PAYLOADS
 from agentledger.producers.publisher import KafkaRecordProducer
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import UsageError
@@ -78,6 +80,15 @@ def open_holds(
         settings, emitter=emitter, codec=codec, kafka=kafka, feed=feed, declared=declared, warm_up=warm_up,
         on_close=(lambda: None) if own is None else own.close,
     )  # fmt: skip
+
+
+def open_payloads(producer: RecordProducer, registry: SchemaRegistry, *, events: Emitter) -> Payloads:
+    """What sends payloads beside this emitter of events, over the same connection, in numbers of their own."""
+    emitter = Emitter(
+        producer, registry, tenant_id=events.tenant_id, clock=events.now_us, on_problem=events.on_problem,
+        records=PAYLOAD_RECORDS, suffix=SUFFIX_OF_PAYLOADS,
+    )  # fmt: skip
+    return Payloads(emitter)
 
 
 def reach(producer: RecordProducer) -> Mapping[str, Any] | None:

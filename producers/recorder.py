@@ -10,16 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from agentledger.producers.bounds import clean_labels, clean_text
+from agentledger.producers.bounds import clean_text
 from agentledger.producers.budget_guard import RunBudget
-from agentledger.producers.content import Redact, keep_all
+from agentledger.producers.content import Redact
+from agentledger.producers.content_rules import open_content_rules
 from agentledger.producers.control import Control, ControlSettings
 from agentledger.producers.delivery import DeliveryCounters
 from agentledger.producers.emitter import Emitter, OnProblem, log_problem
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.hold_client import HoldClient
 from agentledger.producers.holds import HoldSettings
-from agentledger.producers.listeners import open_control, open_holds
+from agentledger.producers.listeners import open_control, open_holds, open_payloads
 from agentledger.producers.outbox import Outbox, OutboxSettings, open_outbox
 from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
 from agentledger.producers.run_facts import RunFacts
@@ -27,7 +28,7 @@ from agentledger.producers.runs import LIVE, Run
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.events import Event
-from agentledger.schemas.ports import Clock, PriceBook, RecordProducer
+from agentledger.schemas.ports import Clock, PriceBook, RecordProducer, SubjectKeys
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.testing.record_producer import FakeRecordProducer
 
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from agentledger.producers.personal import PersonalFields
+    from agentledger.producers.redaction import Redaction, RedactionPolicy
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 FLUSH_WAIT_MS_MAX = 10_000  # what an agent's end may wait for its last events; a broker that is away costs that much
 DEFAULT_TENANT = "default"
+PAYLOADS_ENV = "AGENTLEDGER_PAYLOADS"
 
 
 def wall_clock_us() -> int:
@@ -57,8 +60,12 @@ class Ledger:
     - `tenant_id`, `bootstrap_servers`, `registry_url`: by default AGENTLEDGER_TENANT_ID (else `default`),
       AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS (else 127.0.0.1:9092), AGENTLEDGER_SCHEMA_REGISTRY_URL (else the ids that are
       shipped; a registry that is named has to answer now, or SchemaError is raised). `kafka_config` is librdkafka's.
-    - `redact` gives what may be kept of arguments and results; `keep_content=True` keeps all. By default an event
-      carries only digest and size. `personal` seals named fields under a key of their data subject before that.
+    - `redaction` says what may be kept of arguments and results, by tool and field, and whether texts are searched for
+      secrets: a policy, or the path of its file; by default AGENTLEDGER_REDACTION_FILE. Or `redact`, a function, or
+      `keep_content=True`, which keeps all. Without any an event carries only digest and size.
+    - `personal` seals named fields under a key of their data subject before that.
+    - `payloads`: whether what may be kept goes to a topic and table of its own with a short retention, prompts and
+      answers, too; by default as AGENTLEDGER_PAYLOADS says (`on`), else it stands in the event, up to 64 KiB.
     - `source`: where the runs come from. Of runs that are told afterwards (a recording, a demo) say so by another name:
       rules that compare clocks, or wait for what comes next, leave those alone.
     - `prices` rates calls for budgets in dollars; by default the prices that are shipped, with those of
@@ -90,9 +97,12 @@ class Ledger:
         clock: Clock | None = None,
         source: str = LIVE,
         prices: PriceBook | None = None,
+        redaction: Redaction | RedactionPolicy | Mapping[str, Any] | str | Path | None = None,
         redact: Redact | None = None,
         keep_content: bool = False,
         personal: PersonalFields | None = None,
+        subject_keys: SubjectKeys | None = None,
+        payloads: bool | None = None,
         control: ControlSettings | Mapping[str, Any] | Literal["on", "off"] | None = None,
         holds: HoldSettings | Mapping[str, Any] | None = None,
         on_emit_problem: OnProblem = log_problem,
@@ -102,26 +112,32 @@ class Ledger:
         self.agent_version = agent_version
         self.environment = os.environ.get("AGENTLEDGER_ENVIRONMENT", "") if environment is None else environment
         self.actor = actor
-        self.labels = clean_labels(labels)
         self.clock: Clock = clock or wall_clock_us
         self.source = clean_text(source, 1024)
         self.timer: Clock = clock or monotonic_us  # a clock of one's own also tells how long things take
-        self.redact = redact or (keep_all if keep_content else None)
-        self.personal = personal
         self._prices = prices
         self._flush_wait_s = flush_wait_ms_max / 1000
         url = os.environ.get("AGENTLEDGER_SCHEMA_REGISTRY_URL", "") if registry_url is None else registry_url
         registry = open_registry(url)
+        tenant = tenant_id or os.environ.get("AGENTLEDGER_TENANT_ID") or DEFAULT_TENANT
+        with_payloads = os.environ.get(PAYLOADS_ENV, "").lower() == "on" if payloads is None else payloads
+        self.content = open_content_rules(
+            tenant_id=tenant, redact=redact, keep_content=keep_content, redaction=redaction, personal=personal,
+            subject_keys=subject_keys, to_payloads=with_payloads,
+        )  # fmt: skip
+        self.labels = self.content.labels(labels)
         self._producer = producer or _kafka_producer(bootstrap_servers, kafka_config)
         self._outbox: Outbox | None = open_outbox(outbox, self._producer, environment=self.environment)
         self.emitter = Emitter(
             self._producer,
             registry,
-            tenant_id=tenant_id or os.environ.get("AGENTLEDGER_TENANT_ID") or DEFAULT_TENANT,
+            tenant_id=tenant,
             clock=self.clock,
             on_problem=on_emit_problem,
             outbox=self._outbox,
+            clean=self.content.clean,
         )
+        self.payloads = open_payloads(self._producer, registry, events=self.emitter) if with_payloads else None
         self._codec = Codec(registry)
         self.tenant_id = self.emitter.tenant_id
         self.control: Control | None = open_control(
@@ -256,8 +272,9 @@ class Ledger:
         """Wait until all events were delivered or given up; how many still wait at the time-out. Never raises."""
         end = time.monotonic() + (self._flush_wait_s if timeout_s is None else timeout_s)
         waiting = self.emitter.flush(max(0.0, end - time.monotonic()))
-        if self.holds is not None:
-            waiting += self.holds.emitter.flush(max(0.0, end - time.monotonic()))
+        for beside in (self.holds, self.payloads):
+            if beside is not None:
+                waiting += beside.emitter.flush(max(0.0, end - time.monotonic()))
         return waiting
 
     def close(self) -> None:

@@ -243,6 +243,8 @@ class RunCalls(RunFacts):
             span_id=call.span_id,
             occurred_at=now_us,
         )
+        if call.payloads and ledger.payloads is not None:
+            ledger.payloads.send(self.envelope, call.event_id, call.payloads)
         if call.hold is not None and ledger.holds is not None:
             ledger.holds.settle(call.hold, self._holding(ledger.holds), self._used(call, now_us), call.event_id)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentledger.producers.bounds import clean_float, clean_texts
 from agentledger.producers.calls import Call, ToolCall, enclosing
-from agentledger.producers.content import Content, describe
+from agentledger.producers.content import Content
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import as_event_id, new_event_id
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from agentledger.producers.recorder import Ledger
+    from agentledger.producers.redaction import Part
     from agentledger.producers.runs import Run
 
 
@@ -34,20 +35,14 @@ class RunFacts:
         self.scopes: tuple[tuple[str, str], ...] = ()  # (scope, value) of each budget that its calls fall under
         self.halted_by: tuple[tuple[str, str], ...] = ()  # (scope, value) of each halt that would stop it
 
-    def content(self, value: object) -> Content:
-        """Digest and size of a value, and its content as far as redaction lets it through."""
-        return describe(self._protected(value), self.ledger.redact)
+    def content(self, value: object, part: Part, name: str) -> Content:
+        """Digest and size of a value, and its content as far as redaction lets it through; `name`: of what is called,
+        or of the action."""
+        return self.ledger.content.describe(value, part, tool=name, actor=self.envelope.actor)
 
     def digested(self, value: object) -> Content:
         """Digest and size of a value."""
-        return describe(self._protected(value))
-
-    def _protected(self, value: object) -> object:
-        """The value with its personal fields sealed: not even a digest is of what was in them."""
-        ledger = self.ledger
-        if ledger.personal is None:
-            return value
-        return ledger.personal.protect(value, tenant_id=ledger.tenant_id, actor=self.envelope.actor)
+        return self.ledger.content.digest(value, actor=self.envelope.actor)
 
     def policy_decision(
         self, *, policy: str, verdict: str, rule: str = "", enforced: str = "", engine: str = "",
@@ -92,7 +87,7 @@ class RunFacts:
         requested_from: str = "", expires_at: int | None = None,
     ) -> str:  # fmt: skip
         """A person was asked to approve a change; its event id. `expires_at` is in microseconds since 1970."""
-        content = None if change is None else self.content(change)
+        content = None if change is None else self.content(change, "change", action)
         return self.add(
             events.ApprovalRequested(
                 **BLANK_ENVELOPE, approval_id=approval_id, action=action, target=target, risk_tier=risk_tier,

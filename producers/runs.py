@@ -58,7 +58,7 @@ class Run(RunCalls):
         trace: str = "",
     ) -> None:
         parent = current_run() if parent is None else parent
-        labels = clean_labels({**ledger.labels, **clean_labels(labels)})
+        labels = clean_labels({**ledger.labels, **ledger.content.labels(labels)})
         self.trace_id: str = trace_id_of(trace) or (parent.trace_id if isinstance(parent, Run) else new_trace_id())
         envelope = RunEnvelope(
             run_id or new_event_id(ledger.clock()),

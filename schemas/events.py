@@ -346,6 +346,7 @@ class ModelCallCompleted(Event):
     input_bytes: int | None = None
     output_digest: str = ""
     output_bytes: int | None = None
+    payload_digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -383,6 +384,19 @@ class OutcomeRecorded(Event):
     verified_by: str = ""
     reason: str = ""
     replaces_event_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PayloadChunk(Event):
+    """A piece of the content of a call, kept for a short time beside the trail, as far as redaction let it through."""
+
+    payload_event_id: str
+    part: str = ""
+    payload_digest: str = ""
+    payload_bytes: int = 0
+    chunk: int = 0
+    chunks: int = 1
+    content: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -494,6 +508,7 @@ class ToolCallCompleted(Event):
     policy_decision_id: str | None = None
     evidence_ids: list[str] = field(default_factory=list)
     reported_cost_nanousd: int | None = None
+    payload_digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -531,6 +546,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "ModelCallCompleted": ModelCallCompleted,
     "OutcomeCosted": OutcomeCosted,
     "OutcomeRecorded": OutcomeRecorded,
+    "PayloadChunk": PayloadChunk,
     "PolicyDecided": PolicyDecided,
     "RetentionRecorded": RetentionRecorded,
     "RunFinished": RunFinished,

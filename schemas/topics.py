@@ -31,10 +31,12 @@ HOLDS = Topic("agentledger.holds.v1", key="tenant_id", in_ledger=True, compressi
 CONTROL = Topic("agentledger.control.v1", key="scope", in_ledger=True, compacted=True)
 INTEGRITY = Topic("agentledger.integrity.v1", key="producer_id", in_ledger=True)
 PARTIALS = Topic("agentledger.partials.v1", key="tenant_id", in_ledger=False, retention_ms=DAY_MS)
+# Content that somebody asked to keep: no part of the trail, and gone after a short time.
+PAYLOADS = Topic("agentledger.payloads.v1", key="event_id", in_ledger=False, retention_ms=3 * DAY_MS)
 PACKED = Topic("agentledger.packed.v1", key="source partition", in_ledger=False, retention_ms=DAY_MS)
 DEAD_LETTERS = Topic("agentledger.deadletters.v1", key="source position", in_ledger=False, retention_ms=90 * DAY_MS)
 
-ALL_TOPICS = (EVENTS, SPEND, BUDGETS, ALERTS, HOLDS, CONTROL, INTEGRITY, PARTIALS, PACKED, DEAD_LETTERS)
+ALL_TOPICS = (EVENTS, SPEND, BUDGETS, ALERTS, HOLDS, CONTROL, INTEGRITY, PARTIALS, PACKED, PAYLOADS, DEAD_LETTERS)
 LEDGER_TOPICS = tuple(topic for topic in ALL_TOPICS if topic.in_ledger)
 
 _DERIVED = {
@@ -55,6 +57,7 @@ _DERIVED = {
     "ControlIssued": CONTROL,
     "CheckpointSigned": INTEGRITY,
     "GapDetected": INTEGRITY,
+    "PayloadChunk": PAYLOADS,
     "RetentionRecorded": INTEGRITY,
 }
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.errors import SchemaError
+from agentledger.schemas.topics import topic_of
 
 DATABASE = "agentledger"
 LEDGER = f"{DATABASE}.ledger"
@@ -139,9 +140,11 @@ def _base_type(name: str, kind: Any) -> str:
 
 @cache
 def typed_columns() -> dict[str, Column]:
-    """Column name to column, over all records of the catalogue, envelope first. Raises SchemaError on a collision."""
+    """Column name to column, over all records of the trail, envelope first. Raises SchemaError on a collision."""
     columns: dict[str, Column] = {}
     for record, schema in current_schemas().items():
+        if not topic_of(record).in_ledger:
+            continue
         for field in schema["fields"]:
             column = column_of(field)
             if columns.setdefault(column.name, column) != column:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from agentledger.producers import EmitProblem, Ledger, Run, RunBudget, RunBudgetExceededError, current_run
+from agentledger.producers.content_rules import ContentRules
 from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BudgetExceededError, UsageError
@@ -311,7 +312,7 @@ def test_a_cancelled_task_is_recorded_as_cancelled(ledger: Ledger) -> None:
 
 
 def test_decorated_tools_record_their_arguments_results_and_errors(ledger: Ledger) -> None:
-    ledger.redact = lambda value: value
+    ledger.content = ContentRules(tenant_id=ledger.tenant_id, redact=lambda value: value)
 
     @ledger.tool(effect="write", target="orders")
     def refund(order_id: str, amount: int = 1, *, note: str = "") -> dict[str, object]:
