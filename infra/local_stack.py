@@ -25,11 +25,12 @@ PROGRAMS = (
     Program("reconcile", ["reconcile", "--watch"]),
     Program("scopes", ["scopes"]),
     Program("ticker", ["ticker"]),
+    Program("payloads", ["payload-writer"]),
 )
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
 # As whom a program signs in at ClickHouse; the others don't go there.
-LOGINS = {"writer": "writer", "signer": "signer", "reconcile": "auditor"}
+LOGINS = {"writer": "writer", "payloads": "payloads", "signer": "signer", "reconcile": "auditor"}
 
 
 def local_stack(config: StackConfig, settings: Settings) -> Stack:

@@ -21,11 +21,11 @@ from confluent_kafka import Producer
 from agentledger.infra.budget_commands import all_declared
 from agentledger.processors.budget_windows import SLIDING_BUCKETS, bucket_us, window_of
 from agentledger.processors.hold_events import amount_text
-from agentledger.processors.programs import say_ready
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError
 from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated, BudgetDeclared, Event
 from agentledger.schemas.identity import content_id
+from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import ALERTS
 from agentledger.sinks.queries import query
 from agentledger.sinks.reconcile import AccountWindow, CheckResult, reconcile

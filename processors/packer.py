@@ -17,9 +17,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from agentledger.processors.acknowledged import DELIVERY_TIMEOUT_S, producer_settings
 from agentledger.processors.packing import ENTRY_OVERHEAD_BYTES, PackedRecord, pack
-from agentledger.processors.programs import die, say_ready
+from agentledger.processors.programs import die
 from agentledger.processors.topics import PACKER_GROUP
 from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import EVENTS, PACKED
 
 PACKED_EVENTS_MAX = 500  # more gains nothing: the cost per message is then far below that per event

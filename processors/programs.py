@@ -1,28 +1,16 @@
-"""How the programs of this stage start and end."""
+"""How the programs of this stage end."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import NoReturn
 
 from agentledger.schemas.errors import AgentledgerError
 
 EXIT_FAILED = 70  # EX_SOFTWARE of sysexits.h: a supervisor starts the program again
-READY_FILE_VARIABLE = "AGENTLEDGER_READY_FILE"
 
 log = logging.getLogger(__name__)
-
-
-def say_ready() -> None:
-    """Write the file that AGENTLEDGER_READY_FILE names, if it names one."""
-    name = os.environ.get(READY_FILE_VARIABLE)
-    if name:
-        path = Path(name)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        partial.replace(path)
 
 
 def die(error: BaseException) -> NoReturn:

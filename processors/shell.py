@@ -25,7 +25,7 @@ from faust.types import TP
 from agentledger.processors.acknowledged import AcknowledgedProducer
 from agentledger.processors.input_order import InputOrder, Place
 from agentledger.processors.offsets import GroupOffsets
-from agentledger.processors.programs import die, say_ready
+from agentledger.processors.programs import die
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.transport import PromptTransport
@@ -33,6 +33,7 @@ from agentledger.processors.watchdog import Watchdog
 from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.partitioning import partition_of
+from agentledger.schemas.ready import say_ready
 
 WAITING_MESSAGES_MAX = 256  # taken from Faust and not yet folded
 STREAM_BUFFER_MESSAGES = 64  # within Faust

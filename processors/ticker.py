@@ -26,13 +26,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # left out of its stubs
 
 from agentledger.processors.acknowledged import producer_settings
-from agentledger.processors.programs import die, say_ready
+from agentledger.processors.programs import die
 from agentledger.processors.stage_lag import LagWatch
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.events import Ticked
 from agentledger.schemas.identity import content_id
 from agentledger.schemas.ports import Clock
+from agentledger.schemas.ready import say_ready
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import EVENTS, HOLDS
 

@@ -17,6 +17,8 @@ from agentledger.schemas.catalogue import current_schemas
 
 TEXT_BYTES_MAX = 4096  # a message, a reason, a name: more belongs into a payload store
 NAME_BYTES_MAX = 1024  # an agent, a workflow, a user: what a budget or a halt may be about
+CHUNK_BYTES_MAX = 512 * 1024  # of a payload: half of what a record may have, so that its envelope always fits beside it
+PAYLOAD_BYTES_MAX = 16 * 1024 * 1024  # one argument, result, prompt or answer: 32 chunks; what is larger is not kept
 CONTENT_BYTES_MAX = 65_536  # redacted arguments or results, each; beyond that only digest and size
 LABELS_MAX = 64
 LABEL_NAME_BYTES_MAX = 256
@@ -28,6 +30,9 @@ EVENT_BYTES_SOFT = 16_384  # thirty times a usual event; nothing is cut below
 ENVELOPE_FIELDS = 16
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _CUT = "…"
+_TEXT_BYTES_MAX = {"content": CHUNK_BYTES_MAX} | dict.fromkeys(
+    ("arguments_redacted", "result_redacted", "change_redacted"), CONTENT_BYTES_MAX
+)
 
 
 def clean_text(value: object, bytes_max: int = TEXT_BYTES_MAX) -> str:
@@ -132,7 +137,7 @@ def _clean_scalar(name: str, avro_type: Any, value: Any) -> Any:
     if kind == "string":
         if isinstance(avro_type, dict):  # the only logical type on strings is uuid
             return as_event_id(value)
-        return clean_text(value, CONTENT_BYTES_MAX if name.endswith("_redacted") else TEXT_BYTES_MAX)
+        return clean_text(value, _TEXT_BYTES_MAX.get(name, TEXT_BYTES_MAX))
     if kind == "long":
         return clean_int(value)
     if kind == "double":

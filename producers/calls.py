@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from agentledger.producers.billing import was_not_billed
-from agentledger.producers.bounds import TEXT_BYTES_MAX, clean_text
+from agentledger.producers.bounds import PAYLOAD_BYTES_MAX, TEXT_BYTES_MAX, clean_text
 from agentledger.producers.content import Content
 from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
 from agentledger.producers.holds import NO_ESTIMATE, Estimate, Hold
@@ -140,7 +140,9 @@ class Call:
     def _described(self, part: Part, value: object) -> Content:
         """What the event says of a part; what goes beside it is kept until the event is emitted."""
         found = self.run.content(value, part, self.name)
-        if found.payload is not None:
+        if found.payload is not None and len(found.payload) > PAYLOAD_BYTES_MAX:
+            self.run.ledger.tell("payload_too_large", f"{len(found.payload)} bytes of {part} were not kept")
+        elif found.payload is not None:
             self.payloads = {**self.payloads, part: found.payload}
             self.payload_digests = {**self.payload_digests, part: digest_bytes(found.payload)}
         return found

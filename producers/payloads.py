@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from agentledger.producers.bounds import CHUNK_BYTES_MAX
 from agentledger.producers.emitter import BLANK_ENVELOPE, Emitter
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id, span_id_of
@@ -16,8 +17,6 @@ from agentledger.schemas.hashing import digest_bytes
 
 PAYLOAD_RECORDS = ("GapDetected", "PayloadChunk")
 SUFFIX = ":payloads"
-CHUNK_BYTES_MAX = 512 * 1024  # half of what a record may have, so that envelope and labels always fit beside it
-PAYLOAD_BYTES_MAX = 16 * 1024 * 1024  # one argument, result, prompt or answer: 32 chunks; what is larger is told about
 
 
 class Payloads:

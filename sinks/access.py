@@ -1,8 +1,9 @@
-"""Who may do what in ClickHouse: four roles, as SQL for a server and as its users file for the local stack.
+"""Who may do what in ClickHouse: five roles, as SQL for a server and as its users file for the local stack.
 
 | role | may |
 |---|---|
 | agentledger_writer | INSERT and SELECT on the writer's tables, nothing else |
+| agentledger_payloads | INSERT, SELECT and DELETE on the payloads; SELECT on the trail, for decisions on retention |
 | agentledger_signer | SELECT on the trail and on what its flushes say |
 | agentledger_analyst | SELECT on the views and on the rows of the tenants that it was given; without one, on no row |
 | agentledger_auditor | SELECT on everything in the database, of every tenant |
@@ -21,9 +22,9 @@ from xml.sax.saxutils import escape
 
 from agentledger.schemas.errors import UsageError
 from agentledger.sinks.migrations import view_statements
-from agentledger.sinks.tables import BATCHES, CLAIMS, DATABASE, LEDGER, PURGED, TRIAL
+from agentledger.sinks.tables import BATCHES, CLAIMS, DATABASE, LEDGER, PAYLOADS, PURGED, TRIAL
 
-ROLES = ("writer", "signer", "analyst", "auditor")
+ROLES = ("writer", "payloads", "signer", "analyst", "auditor")
 NAME_CHARS_MAX = 64  # of a user's name: a bound for what goes into SQL and XML, far above any login
 TENANT_CHARS_MAX = 200  # as for the setting AGENTLEDGER_TENANT_ID
 _USER_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
@@ -67,6 +68,8 @@ def grants(role: str) -> list[str]:
         tables = [f"SELECT, INSERT ON {table}" for table in (LEDGER, BATCHES, CLAIMS, TRIAL)]
         # It looks for its own INSERTs that are still under way; of other users' queries the server shows it none.
         return [*tables, "SELECT ON system.processes"]
+    if role == "payloads":
+        return [f"SELECT, INSERT, ALTER DELETE ON {PAYLOADS}", f"SELECT ON {LEDGER}"]
     if role == "signer":
         return [f"SELECT ON {table}" for table in (LEDGER, BATCHES, PURGED)]
     if role == "analyst":

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.heads import Head, LogId
 from agentledger.sinks.chain import Chain
 from agentledger.sinks.leaves import ClickHouseLeafReader
-from agentledger.sinks.tables import LEDGER, PURGED
+from agentledger.sinks.tables import LEDGER, PURGED, trail_schemas
 
 OCSF = "ocsf"
 FORMATS = {
@@ -57,7 +56,7 @@ class ExportRequest:
         for option, text in (("--tenant", self.tenant_id), ("--run", self.run_id)):
             if len(text) > TEXT_CHARACTERS_MAX or not _is_unicode(text):
                 raise UsageError(f"{option} can't be one: it is too long, or not text")
-        known = current_schemas()
+        known = trail_schemas()
         for name in self.event_types:
             if name not in known:
                 raise UsageError(f"--type {name[:80]!r} is no record", next_step=f"take some of {', '.join(known)}")

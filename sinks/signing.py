@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.compact_range import CompactRange
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError, IntegrityError, StoreError
 from agentledger.schemas.heads import Bundle
+from agentledger.schemas.ready import say_ready
 from agentledger.sinks.checkpoint_places import CheckpointPlace, FolderPlace
 from agentledger.sinks.cosignatures import read_witnesses
 from agentledger.sinks.followers import BucketCopies, Cosigning, Follower, FollowerPositions, Outside
@@ -199,13 +199,6 @@ def outsiders(config: SignerConfig, folder: FolderPlace) -> list[Outside]:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
-
-
-def say_ready() -> None:
-    """Tell whoever started this program that it works."""
-    name = os.environ.get("AGENTLEDGER_READY_FILE")
-    if name:
-        Path(name).write_text(f"{os.getpid()}\n", "utf-8")
 
 
 def run_signer(config: SignerConfig, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-from agentledger.schemas.catalogue import current_schemas
+from agentledger.schemas.catalogue import Schema, current_schemas
 from agentledger.schemas.errors import SchemaError
 from agentledger.schemas.topics import topic_of
 
@@ -19,6 +19,7 @@ BATCHES = f"{DATABASE}.ledger_batches"
 TRIAL = f"{DATABASE}.ledger_trial"
 CLAIMS = f"{DATABASE}.ledger_claims"
 PURGED = f"{DATABASE}.ledger_purged"
+PAYLOADS = f"{DATABASE}.payloads"
 
 # Names with few values: kept as LowCardinality. A wrong guess costs space, never correctness.
 _FEW_VALUES = frozenset(
@@ -139,12 +140,16 @@ def _base_type(name: str, kind: Any) -> str:
 
 
 @cache
+def trail_schemas() -> dict[str, Schema]:
+    """Record name to schema, of the records that the trail keeps."""
+    return {name: schema for name, schema in current_schemas().items() if topic_of(name).in_ledger}
+
+
+@cache
 def typed_columns() -> dict[str, Column]:
     """Column name to column, over all records of the trail, envelope first. Raises SchemaError on a collision."""
     columns: dict[str, Column] = {}
-    for record, schema in current_schemas().items():
-        if not topic_of(record).in_ledger:
-            continue
+    for record, schema in trail_schemas().items():
         for field in schema["fields"]:
             column = column_of(field)
             if columns.setdefault(column.name, column) != column:
@@ -179,6 +184,13 @@ COMMENT 'Which writer may write which log: the one of the highest epoch. An INSE
     leaf_hash FixedString(32) CODEC(NONE)
 ) ENGINE = ReplacingMergeTree ORDER BY (topic_id, partition, log_index)
 COMMENT 'The leaves of rows that a purge took away: what proofs about other rows are made of'""",
+        f"""CREATE TABLE IF NOT EXISTS {PAYLOADS} (
+    tenant_id LowCardinality(String), run_id String, payload_event_id UUID, part LowCardinality(String),
+    payload_digest String, payload_bytes Int64, chunk Int64, chunks Int64, content String CODEC(ZSTD(3)),
+    ledger_time DateTime64(6, 'UTC')
+) ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMMDD(ledger_time) ORDER BY (tenant_id, payload_event_id, part, payload_digest, chunk)
+COMMENT 'Content that was asked to be kept, by the event whose it is; no part of the trail, kept for a short time'""",
         f"CREATE OR REPLACE TABLE {TRIAL} AS {LEDGER} ENGINE = Null "
         "COMMENT 'Reads rows and keeps none: finds the record that can''t be read without writing its neighbours'",
     ]

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -38,6 +36,7 @@ from confluent_kafka.admin import AdminClient
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import BrokerError, LedgerConflictError, StoreError
 from agentledger.schemas.ports import Clock
+from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import LEDGER_TOPICS
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.dead_letters import Announcer
@@ -249,7 +248,7 @@ class Writer:
             partition.offset = position.next_offset or OFFSET_BEGINNING
         consumer.assign(partitions)
         log.info("writing %d logs", len(self._places))
-        _say_ready()
+        say_ready()
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._finish()
@@ -307,12 +306,6 @@ def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
         if number:
             return str(uuid.UUID(int=number))
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger::{topic}"))
-
-
-def _say_ready() -> None:
-    name = os.environ.get("AGENTLEDGER_READY_FILE")
-    if name:
-        Path(name).write_text(f"{os.getpid()}\n", "utf-8")
 
 
 def run_writer(config: WriterConfig, stop: threading.Event) -> None:

@@ -42,6 +42,8 @@ _MODULES = {
     "access": "access",
     "retention": "retention",
     "subjects": "subjects",
+    "payload": "payloads",
+    "redaction": "redaction",
     "init": "admin",
     "config": "admin",
     "schemas": "admin",
@@ -52,6 +54,7 @@ _MODULES = {
     "scopes": "programs",
     "holds": "programs",
     "signer": "evidence",
+    "payload-writer": "payloads",
 }
 
 

@@ -11,7 +11,7 @@ from agentledger.schemas.errors import StackError
 
 FOLDER = "access"
 PASSWORD_BYTES = 24
-USERS = ("writer", "signer", "auditor", "analyst")  # each is named as its role
+USERS = ("writer", "payloads", "signer", "auditor", "analyst")  # each is named as its role
 
 
 def make_passwords(data_dir: Path) -> dict[str, str]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentledger.infra.stack.service import Service, python_module
-
-READY_FILE = "AGENTLEDGER_READY_FILE"
+from agentledger.schemas.ready import READY_FILE_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ProgramService(Service):
         super().__init__(program.name, data_dir)
         self.program = program
         self._ready_file = self.run_dir / "ready"
-        self._env = {**env, **program.env, READY_FILE: str(self._ready_file)}
+        self._env = {**env, **program.env, READY_FILE_VARIABLE: str(self._ready_file)}
 
     @property
     def env(self) -> Mapping[str, str]:

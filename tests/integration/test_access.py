@@ -24,7 +24,7 @@ from tests.evidence_rig import CODEC, NOW_US, EvidenceRig, event
 pytestmark = pytest.mark.integration
 
 ODD_TENANT = "o'brien \\ <x> & ]]>"
-PASSWORDS = {name: f"secret of {name}" for name in ("writer", "signer", "auditor", "ann", "odd")}
+PASSWORDS = {name: f"secret of {name}" for name in ("writer", "payloads", "signer", "auditor", "ann", "odd")}
 USERS = [
     *(User(role, role, password_sha256(PASSWORDS[role])) for role in ROLES if role != "analyst"),
     User("ann", "analyst", password_sha256(PASSWORDS["ann"]), ("acme", "acme-test")),
@@ -97,7 +97,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("user", ["writer", "signer", "auditor", "ann"])
+@pytest.mark.parametrize("user", ["writer", "payloads", "signer", "auditor", "ann"])
 def test_nobody_can_change_what_is_written(rig: AccessRig, user: str) -> None:
     before = rig.rows(f"SELECT count(), groupBitXor(cityHash64(*)) FROM {LEDGER}")
     for statement in CHANGES:
@@ -105,7 +105,7 @@ def test_nobody_can_change_what_is_written(rig: AccessRig, user: str) -> None:
     assert rig.rows(f"SELECT count(), groupBitXor(cityHash64(*)) FROM {LEDGER}") == before
 
 
-@pytest.mark.parametrize("user", ["signer", "auditor", "ann"])
+@pytest.mark.parametrize("user", ["payloads", "signer", "auditor", "ann"])
 def test_only_the_writer_inserts(rig: AccessRig, user: str) -> None:
     for table in (LEDGER, BATCHES, CLAIMS, TRIAL):
         assert refused(rig, user, f"INSERT INTO {table} (partition) VALUES (0)")

@@ -22,7 +22,8 @@ def password(stack: RunningStack, user: str) -> str:
 
 
 def test_each_program_signs_in_as_itself_and_works(stack: RunningStack) -> None:
-    for program, user in (("writer", "writer"), ("signer", "signer"), ("reconcile", "auditor")):
+    logins = {"writer": "writer", "payloads": "payloads", "signer": "signer", "reconcile": "auditor"}
+    for program, user in logins.items():
         variables = Path(f"/proc/{stack.pid(program)}/environ").read_bytes().decode().split("\0")
         assert f"AGENTLEDGER_CLICKHOUSE_USER={user}" in variables
         assert f"AGENTLEDGER_CLICKHOUSE_PASSWORD={password(stack, user)}" in variables
@@ -73,6 +74,26 @@ def test_roles_in_sql_are_not_for_this_server(stack: RunningStack) -> None:
     assert "user auditor (users_xml)" in stack.cli("access", "show").stdout
     wrong = stack.cli("access", "user", "ann", "--role", "analyst", check=False)
     assert "analyst ann has no tenant" in wrong.stderr
+
+
+def test_content_that_was_asked_for_is_found_again_from_its_event(stack: RunningStack) -> None:
+    servers = stack.endpoints()["kafka_bootstrap_servers"]
+    long = "é" * 1_500_000  # three megabytes: six chunks
+    with (
+        Ledger(agent_id="a", bootstrap_servers=servers, redaction={"default": "keep"}, payloads=True) as ledger,
+        ledger.run("w", run_id="with-content") as run,
+        run.tool_call("mail", arguments={"text": long}) as call,
+    ):
+        call.result({"sent": True})
+    kept = "SELECT count() AS chunks FROM payloads WHERE run_id = 'with-content'"
+    assert stack.settle(kept, lambda row: row["chunks"] >= 7) == {"chunks": 7}
+    shown = stack.cli("payload", call.event_id, "--part", "arguments").stdout
+    assert json.loads(shown) == {"text": long}
+    assert "result (sha256:" in stack.cli("payload", call.event_id).stdout
+    [said] = stack.query(f"SELECT payload_digests, arguments_digest FROM tool_calls WHERE event_id = '{call.event_id}'")
+    assert said["payload_digests"]["arguments"] == said["arguments_digest"]
+    missing = stack.cli("payload", ledger.emitter.producer_id, check=False)
+    assert (missing.returncode, "is no event id" in missing.stderr) == (2, True)
 
 
 def test_decisions_and_an_erasure_reach_the_ledger(stack: RunningStack, tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentledger.schemas import Codec, open_registry
-from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.heads import Head, LogId
 from agentledger.sinks import export_plan
 from agentledger.sinks.export_columns import data_columns, selection
 from agentledger.sinks.export_event import ExportFacts, export_event
 from agentledger.sinks.export_plan import FORMATS, ExportRequest, LogRange, plan, source_of
-from agentledger.sinks.tables import typed_columns
+from agentledger.sinks.tables import trail_schemas, typed_columns
 
 OUT = Path("out")
 ANY_TEXT = st.text(st.characters(codec=None), max_size=50)
@@ -104,7 +103,7 @@ def test_an_empty_range_has_no_parts() -> None:
 
 @pytest.mark.parametrize("file_format", sorted(FORMATS))
 def test_columns_are_those_of_the_ledger_under_their_own_names(file_format: str) -> None:
-    columns = data_columns(file_format, current_schemas().values())
+    columns = data_columns(file_format, trail_schemas().values())
     assert [column.name for column in columns][6:] == list(typed_columns())
     assert all(column.selected.endswith(f"`{column.name}`") for column in columns)
     assert selection(columns).endswith("AS occurrence")
