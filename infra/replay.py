@@ -22,6 +22,7 @@ from agentledger.infra.replay_tally import Tally
 from agentledger.infra.replay_verdict import conclude
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.events import RunBudgetDeclared
 from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
 from agentledger.sinks.replay_source import ALL_TIME, LogSpan
@@ -107,9 +108,7 @@ def gather(
     """
     source = wiring.source()
     inputs = _inputs(source, wiring, wanted)
-    derived = source.spans(
-        sorted({topic for plan in plans for topic in plan.derived}), from_us=max(0, wanted.from_us - GRACE_US)
-    )
+    derived = _derived(source, plans, wanted)
     work = _Work(inputs, derived, wanted, folder, is_tally)
     jobs = min(jobs, 1 + sum(work.records(plan) for plan in plans) // RECORDS_PER_JOB)
     first = [plan for plan in (RUNS, HOLD_DECISIONS) if plan in plans or (plan == RUNS and SCOPES in plans)]
@@ -120,7 +119,8 @@ def gather(
         if SCOPES in plans and not wanted.run_id:  # nothing that is concluded of a tenant names a run
             found.results += crew.work(fold_part, work.tasks(SCOPES, work.summed()), wiring)
         if with_columns:
-            groups = [derived[number::jobs] for number in range(jobs)]
+            concluded = [span for span in derived if span.place.topic != EVENTS.name]  # of events, verify looks at them
+            groups = [concluded[number::jobs] for number in range(jobs)]
             found.misread = [one for many in crew.work(wrong_columns, groups, wiring) for one in many]
     return found
 
@@ -178,6 +178,15 @@ def _inputs(source: RecordSource, wiring: Wiring, wanted: Wanted) -> dict[StageP
             inputs[plan] = [span for span in inputs[plan] if span.place.partition in partitions]
         inputs[SCOPES] = []
     return inputs
+
+
+def _derived(source: RecordSource, plans: Sequence[StagePlan], wanted: Wanted) -> list[LogSpan]:
+    """The logs with conclusions. Few of the runs' events are such, so those logs are read only where there are any."""
+    topics = sorted({topic for plan in plans for topic in plan.derived})
+    spans = source.spans(topics, from_us=max(0, wanted.from_us - GRACE_US))
+    events = [span for span in spans if span.place.topic == EVENTS.name]
+    told = source.partitions(events, RecordFilter(event_types=(RunBudgetDeclared.__name__,)))
+    return [span for span in spans if span not in events or span.place.partition in told]
 
 
 def _add_misread(

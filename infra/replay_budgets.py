@@ -102,6 +102,8 @@ class BudgetedStage:
     def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
         """Fold one record in, as it would have been; what follows from it."""
         if self._is_runs:
+            if record.event_type == "RunBudgetDeclared" and self._is_ours(record):
+                return ()
             return self._stage.take(self._started(record) if record.event_type == "RunStarted" else record)
         derived: list[DerivedRecord] = []
         for number, event in enumerate(self._waiting):

@@ -25,7 +25,7 @@ from agentledger.infra.replay_unmatched import IN_MEMORY_MAX, Unmatched
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.events import Event
-from agentledger.schemas.topics import CONTROL, INTEGRITY
+from agentledger.schemas.topics import CONTROL, EVENTS, INTEGRITY
 from agentledger.sinks.replay_source import LedgerRecord
 from agentledger.sinks.rows import CONFLICT, DUPLICATE
 
@@ -34,7 +34,7 @@ GRACE_US = 600_000_000  # how far apart an event and its conclusion may be read 
 NAMED_MAX = 1000  # differences that are decoded and named; the rest is counted
 LEFT_MAX = 100_000  # rows without a counterpart that are kept to look for one elsewhere
 # Keyed by neither run nor tenant: what follows from one partition stands in any.
-SCATTERED = frozenset({CONTROL.name, INTEGRITY.name})
+SCATTERED = frozenset({CONTROL.name, EVENTS.name, INTEGRITY.name})
 
 
 class Expected(NamedTuple):

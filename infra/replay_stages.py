@@ -38,7 +38,11 @@ class StagePlan:
 RUNS = StagePlan("runs", EVENTS.name, (SPEND.name, BUDGETS.name, ALERTS.name, CONTROL.name), "processor:", CHANGELOG)
 HOLD_DECISIONS = StagePlan("holds", HOLDS.name, (BUDGETS.name, ALERTS.name, CONTROL.name), "holds:", HOLDS_CHANGELOG)
 SCOPES = StagePlan(
-    "scopes", HOLDS.name, (BUDGETS.name, ALERTS.name, CONTROL.name, INTEGRITY.name), "scopes:", SCOPES_CHANGELOG
+    "scopes",
+    HOLDS.name,
+    (BUDGETS.name, ALERTS.name, CONTROL.name, INTEGRITY.name, EVENTS.name),  # events: what is declared for each run
+    "scopes:",
+    SCOPES_CHANGELOG,
 )
 STAGES = (RUNS, HOLD_DECISIONS, SCOPES)
 

@@ -175,10 +175,8 @@ def _wrong(entry: Entry, tenant_id: str) -> list[tuple[str, str]]:
     if not amounts:
         wrong.append(("limits", "names no limit: usd, tokens, model_calls, tool_calls or wall_clock_seconds"))
     kind = window_parts(entry.window or "total")[0]
-    if enforcement == "watch" and (kind == "run" or entry.scope == "run"):
-        wrong.append(
-            ("enforcement", "can't be watch for a run: hold it, or give the run its own budget when it starts")
-        )
+    if enforcement == "watch" and entry.scope == "run" and kind != "run":
+        wrong.append(("window", "of a watched run is the run: window: run"))
     if enforcement == "hold" and "wall_clock_ms" in amounts and kind != "run":
         wrong.append(("limits", "wall_clock_seconds can be held per run only: window: run, or enforcement: watch"))
     if entry.time_zone and kind not in {"day", "month"}:

@@ -158,6 +158,7 @@ class _Agent(_Strict):
     max_model_calls: Count | None = None
     max_tokens: Count | None = None
     max_model_spend_usd: Usd | None = None
+    enforcement: Literal["hold", "watch"] = "hold"
     fail: Literal["open", "closed"] | None = None
     escalation: _Escalation = _Escalation()
 
@@ -265,11 +266,11 @@ def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
         limits=limits,
         window="run",
         on_exceeded=_HANDOFFS.get(said, said),  # type: ignore[arg-type]
-        enforcement="hold",
-        fail=agent.fail or "closed",
+        enforcement=agent.enforcement,
+        fail=agent.fail or ("closed" if agent.enforcement == "hold" else None),
     )
     notices = []
-    if agent.fail is None:
+    if agent.fail is None and agent.enforcement == "hold":
         notices.append(lines.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
     if agent.escalation.on_tool_error_retries_exhausted is not None:
         place = ("agent", "escalation", "on_tool_error_retries_exhausted")

@@ -1,4 +1,4 @@
-"""A run's own budget: which lines its usage has crossed. Pure arithmetic over integers."""
+"""A run's budgets: which lines its usage has crossed. Pure arithmetic over integers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from agentledger.schemas.events import RunStarted
 
 METRICS = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms")
+COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in METRICS
 THRESHOLDS_PERCENT = [50, 80, 100]
 THRESHOLDS_MAX = 16  # of one budget; each may say something once per metric
 PERCENT_MAX = 1000
@@ -50,38 +51,50 @@ def exceeded_bit(thresholds: Sequence[int]) -> int:
     return 1 << len(thresholds)
 
 
+def next_line(limit: int, bits: int, thresholds: Sequence[int]) -> int:
+    """The least usage that crosses a line of this limit which isn't crossed yet; NEVER where all are."""
+    amounts = [
+        max(1, -(-limit * percent // 100)) for place, percent in enumerate(thresholds) if not bits & (1 << place)
+    ]
+    if not bits & exceeded_bit(thresholds):
+        amounts.append(limit + 1)
+    return min(amounts, default=NEVER)
+
+
 def next_lines(limits: Limits, crossed: list[int], thresholds: Sequence[int]) -> list[int]:
-    """Per metric the least usage that crosses a line which isn't crossed yet."""
-    lines = []
-    for limit, bits in zip(limits, crossed, strict=True):
-        if limit is None:
-            lines.append(NEVER)
-            continue
-        amounts = [
-            max(1, -(-limit * percent // 100)) for place, percent in enumerate(thresholds) if not bits & (1 << place)
-        ]
-        if not bits & exceeded_bit(thresholds):
-            amounts.append(limit + 1)
-        lines.append(min(amounts, default=NEVER))
-    return lines
+    """The same per metric; NEVER where there is no limit."""
+    pairs = zip(limits, crossed, strict=True)
+    return [NEVER if limit is None else next_line(limit, bits, thresholds) for limit, bits in pairs]
+
+
+def reached_bits(limit: int, used: int, thresholds: Sequence[int]) -> int:
+    """A bit for each threshold that usage has reached, and one where it is over the limit.
+
+    A threshold is crossed when usage reaches it, the budget is exceeded when usage is over it. Nothing used crosses
+    nothing, not even 0.
+    """
+    if used <= 0:
+        return 0
+    bits = sum(1 << place for place, percent in enumerate(thresholds) if used * 100 >= limit * percent)
+    return bits | (exceeded_bit(thresholds) if used > limit else 0)
+
+
+def crossed_now(metric: str, limit: int, used: int, bits: int, thresholds: Sequence[int]) -> Iterator[Crossing]:
+    """What usage has crossed that `bits` doesn't hold."""
+    new = reached_bits(limit, used, thresholds) & ~bits
+    for place, percent in enumerate(thresholds):
+        if new & (1 << place):
+            yield Crossing(metric, percent, limit, used)
+    if new & exceeded_bit(thresholds):
+        yield Crossing(metric, None, limit, used)
 
 
 def crossings(limits: Limits, used: list[int], crossed: list[int], thresholds: Sequence[int]) -> Iterator[Crossing]:
     """What usage has crossed that `crossed` doesn't hold yet; `crossed` is brought up to date.
 
-    Lists are in the order of METRICS; `crossed` holds a bit per threshold and one for exceeded. A threshold is crossed
-    when usage reaches it, the budget is exceeded when usage is over it. Nothing used crosses nothing, not even 0.
+    Lists are in the order of METRICS; `crossed` holds a bit per threshold and one for exceeded.
     """
-    exceeded = exceeded_bit(thresholds)
     for index, limit in enumerate(limits):
-        amount = used[index]
-        if limit is None or amount <= 0:
-            continue
-        for place, percent in enumerate(thresholds):
-            bit = 1 << place
-            if not crossed[index] & bit and amount * 100 >= limit * percent:
-                crossed[index] |= bit
-                yield Crossing(METRICS[index], percent, limit, amount)
-        if amount > limit and not crossed[index] & exceeded:
-            crossed[index] |= exceeded
-            yield Crossing(METRICS[index], None, limit, amount)
+        if limit is not None:
+            yield from crossed_now(METRICS[index], limit, used[index], crossed[index], thresholds)
+            crossed[index] |= reached_bits(limit, used[index], thresholds)

@@ -7,8 +7,8 @@ silence, and for being forgotten) in the first record of its partition whose sec
 whatever that record is. So it follows from the log alone, and a redelivered record asks again only of runs whose state
 isn't stored yet.
 
-What belongs to a partition as a whole (its open bucket of partials, what is normal for its workflows) is written before
-the states of its runs: see `partials` and `rules.normals`.
+What belongs to a partition as a whole (its open bucket of partials, what is normal for its workflows, what was declared
+for each run) is written before the states of its runs: see `partials`, `rules.normals` and `run_budget_book`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from agentledger.processors.budgets import COST, TOKENS, WALL_CLOCK
 from agentledger.processors.conclusions import ConclusionWriter, DerivedRecord
 from agentledger.processors.packing import PackedRecord, unpack
 from agentledger.processors.partials import Partials
 from agentledger.processors.rules.normals import EPOCH_US, Normals
 from agentledger.processors.rules.run_rules import RunRules
+from agentledger.processors.run_budget_book import RunBudgetBook
+from agentledger.processors.run_budgets import clock_deadline_us
 from agentledger.processors.run_places import (
     CLOCK_KEY,
     NORMALS_KEY,
@@ -32,6 +35,7 @@ from agentledger.processors.run_places import (
     LiveRun,
     PlaceClock,
     SourcePlace,
+    budgets_key,
     is_of_run,
     partition_and_place,
     stored_key,
@@ -47,23 +51,12 @@ from agentledger.processors.run_state import (
     encode_state,
     is_forgotten,
 )
-from agentledger.processors.runs import (
-    COST,
-    TOKENS,
-    WALL_CLOCK,
-    Basis,
-    Entry,
-    fold,
-    is_foldable,
-    may_be_halted,
-    new_state,
-    pass_time,
-)
+from agentledger.processors.runs import Basis, Entry, fold, is_foldable, may_be_halted, new_state, pass_time
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import control_key
 from agentledger.schemas.decoding import Memo
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
-from agentledger.schemas.events import ApprovalDecided, Event, RunStarted
+from agentledger.schemas.events import ApprovalDecided, Event, RunBudgetDeclared, RunStarted
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.topics import CONTROL
 
@@ -236,10 +229,12 @@ class RunFold:
         if conclusions:
             derived += self._writer.write(conclusions, first_seq, live.envelope, event, state.last_time_us)
         memory = state.memory
-        if not live.is_noted or type(event) in _MAY_HURRY or memory.alerts or memory.approvals or memory.awaited:
+        hurries = type(event) in _MAY_HURRY or state.has_limits
+        if not live.is_noted or hurries or memory.alerts or memory.approvals or memory.awaited:
             self._note(place, own, live)
 
     def _read_whole(self, place: SourcePlace, offset: int, value: bytes) -> tuple[Event | None, bytes]:
+        """The event and its run's place; a declaration is no run's event, and taken in at once."""
         try:
             event = self._reading.whole(value)
         except UnknownSchemaError as error:
@@ -247,6 +242,9 @@ class RunFold:
         except CodecError as error:
             self._skip(place, offset, f"unreadable: {error}")
         else:
+            if type(event) is RunBudgetDeclared:
+                place.basis.budgets.declare(offset, event)
+                return None, b""
             if is_foldable(event):
                 return event, place_of(event.tenant_id, event.run_id)
             self._skip(place, offset, "unusable id")
@@ -258,6 +256,7 @@ class RunFold:
         if stored is not None and is_forgotten(stored):
             return None
         place.replaced.pop(own, None)  # a mark that has run out
+        place.basis.budgets.know(entry.event.tenant_id)
         state = new_state(entry) if stored is None else decode_state(stored)
         live = place.live[own] = LiveRun(state, memo, self._partitions)
         live.is_noted = place.deadlines.has(own)
@@ -265,9 +264,11 @@ class RunFold:
 
     def _deadline_us(self, state: RunState) -> int:
         """When the run has to be looked at, at the latest."""
-        forgotten_us = state.last_time_us + RUN_KEPT_US
-        due_us = self._rules.deadline_us(state, state.memory)
-        return forgotten_us if due_us is None or due_us > forgotten_us else due_us
+        at_us = state.last_time_us + RUN_KEPT_US
+        for due_us in (self._rules.deadline_us(state, state.memory), clock_deadline_us(state)):
+            if due_us is not None and due_us < at_us:
+                at_us = due_us
+        return at_us
 
     def _note(self, place: SourcePlace, own: bytes, live: LiveRun) -> None:
         place.note(own, self._deadline_us(live.state))
@@ -335,7 +336,8 @@ class RunFold:
         stored = self._load(stored_key(partition, NORMALS_KEY))
         normals = Normals() if stored is None else Normals.load(stored)
         clock = PlaceClock(self._load(stored_key(partition, CLOCK_KEY)))
-        place = SourcePlace(partition, Basis(self._prices, self._rules, normals), clock)
+        budgets = RunBudgetBook(lambda tenant_id: self._load(budgets_key(partition, tenant_id)))
+        place = SourcePlace(partition, Basis(self._prices, self._rules, normals, budgets), clock)
         if self._partials is not None:
             self._partials.load(partition, self._load(stored_key(partition, PARTIALS_KEY)))
             place.closes_at_us = self._partials.closes_at_us[partition]
@@ -360,6 +362,8 @@ class RunFold:
         if place.normals.folded_up_to != place.normals_stored:
             place.normals_stored = place.normals.folded_up_to
             changed.append(StateRecord(number, stored_key(number, NORMALS_KEY), place.normals.dump()))
+        for tenant_id, value in place.basis.budgets.take_changed():
+            changed.append(StateRecord(number, budgets_key(number, tenant_id), value))
         for own, live in place.touched.items():
             state = live.state
             value = encode_state(state, self._deadline_us(state))

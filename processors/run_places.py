@@ -17,6 +17,7 @@ NEVER_US = 2**63 - 1
 SECOND_US = 1_000_000
 _OWN = b"\x01"  # no tenant's name begins with this size: what belongs to the partition and no run
 CLOCK_KEY, PARTIALS_KEY, NORMALS_KEY = _OWN + b"clock", _OWN + b"partials", _OWN + b"normals"
+_BUDGETS_KEY = _OWN + b"budgets:"
 _CLOCK_VERSION = b"\x01"
 _CLOCK = struct.Struct(">qqqq")
 _PARTITION_BYTES = 4
@@ -25,6 +26,11 @@ _PARTITION_BYTES = 4
 def stored_key(partition: int, place: bytes) -> bytes:
     """The key of a state. With the partition: a run whose events were keyed wrongly has a part in each."""
     return partition.to_bytes(_PARTITION_BYTES, "big") + place
+
+
+def budgets_key(partition: int, tenant_id: str) -> bytes:
+    """The key of what a tenant declared for each run, as this partition knows it."""
+    return stored_key(partition, _BUDGETS_KEY + tenant_id.encode("utf-8", "surrogatepass"))
 
 
 def partition_and_place(key: bytes) -> tuple[int, bytes]:

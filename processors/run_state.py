@@ -12,13 +12,21 @@ import json
 import struct
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
-from agentledger.processors.budgets import METRICS, NEVER, NO_LIMITS, THRESHOLDS_PERCENT, Limits, next_lines
+from agentledger.processors.budgets import (
+    METRICS,
+    NEVER,
+    NO_LIMITS,
+    THRESHOLDS_PERCENT,
+    Limits,
+    exceeded_bit,
+    next_lines,
+)
 from agentledger.processors.rules.memory import RunMemory
 from agentledger.schemas.errors import CodecError
 
-STATE_VERSION = b"\x02"
+STATE_VERSION = b"\x04"
 FORGOTTEN_VERSION = b"\x03"
 DAY_US = 86_400_000_000
 RUN_KEPT_US = 35 * DAY_US  # outcomes may come a month later
@@ -122,6 +130,28 @@ def _raise_mark(marks: dict[str, int], producer_id: str, seq: int) -> None:
         marks[producer_id] = seq
 
 
+NOTHING_DECLARED = -1  # as the offset of a declaration
+
+
+class DeclaredLimit(NamedTuple):
+    """A declared limit under which the run falls, on one metric (a place in METRICS), and which lines were said."""
+
+    budget_id: str
+    metric: int
+    declaration: str  # the `id_tail` of the event that declared it
+    limit: int
+    thresholds: list[int]
+    on_exceeded: str
+    crossed: int  # a bit for each threshold, and one for exceeded
+    line: int  # the least usage that crosses one more
+    is_open: bool  # that it is exceeded was told, and its end wasn't
+
+    @property
+    def is_exceeded(self) -> bool:
+        """True where that was said."""
+        return bool(self.crossed & exceeded_bit(self.thresholds))
+
+
 @dataclass(slots=True, kw_only=True)
 class RunState:
     """One run as folded up to `last_offset` of its source partition. Money in nano-dollars, times in microseconds.
@@ -170,6 +200,8 @@ class RunState:
     stated: list[Any] | None = None
     revision: int = 0
     derived_seq: int = 0
+    declared_at: int = NOTHING_DECLARED  # offset of the last declaration that `declared` follows from
+    declared: list[DeclaredLimit] = field(default_factory=list)
     has_limits: bool = False
     lines: list[int] = field(default_factory=lambda: [NEVER] * len(METRICS))  # the least usage that crosses one more
     memory: RunMemory = field(default_factory=RunMemory)  # of the anomaly rules
@@ -215,7 +247,8 @@ def decode_state(value: bytes) -> RunState:
     plain = dict(zip(_PLAIN, values, strict=True))
     state = RunState(**plain, memory=RunMemory.load(memory), seen=SeenEvents.load(head, value[end:]))
     state.lines = next_lines(state.limits, state.crossed, state.thresholds)
-    state.has_limits = state.limits != NO_LIMITS
+    state.declared = [DeclaredLimit(*limit) for limit in plain["declared"]]
+    state.has_limits = state.limits != NO_LIMITS or bool(state.declared)
     return state
 
 

@@ -7,8 +7,10 @@ Decisions that hold here:
 - Every call is rated, by whomever it was made, and the run's totals hold all charges. A run's budget is the agent's:
   calls with requestor "user" (a simulated user) do not use it up, and people's time doesn't either.
 - A call without a price uses up the budget by what the provider reported for it, if anything.
-- Wall-clock time is ledger time from RunStarted to the last event up to RunFinished.
-- The budget is the one of the first RunStarted. Where that comes late, lines already crossed are reported then.
+- Wall-clock time is ledger time from RunStarted to the last event up to RunFinished. Lines of it are crossed by ticks
+  as well, while the run is silent, unless it was imported: its ledger time is that of the import.
+- The run's own budget is the one of the first RunStarted. Where that comes late, lines already crossed are reported
+  then. Beside it count the budgets that are declared for each run of its scope: see `run_budgets`.
 - A run that exceeds a limit whose budget says halt, escalate or ask_human is halted, once for each limit.
 - OutcomeCosted comes with the outcome, and again with the next revision when the outcome or any total changes.
 - Ids of derived events follow from what was concluded; their content is a function of the log alone.
@@ -21,14 +23,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from agentledger.processors.budgets import (
-    HALTING,
-    METRICS,
+    COST,
+    MODEL_CALLS,
     NO_LIMITS,
-    Crossing,
-    crossings,
+    TOKENS,
+    TOOL_CALLS,
+    WALL_CLOCK,
     declared_limits,
     declared_thresholds,
-    exceeded_bit,
     next_lines,
 )
 from agentledger.processors.charges import (
@@ -43,14 +45,11 @@ from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
 from agentledger.processors.rules.memory import Said
 from agentledger.processors.rules.normals import Normals
 from agentledger.processors.rules.run_rules import RunRules
-from agentledger.processors.run_state import RunState, id_tail
+from agentledger.processors.run_budget_book import RunBudgetBook
+from agentledger.processors.run_budgets import cross_by_clock, cross_lines, end_alerts, has_halted, take_declared
+from agentledger.processors.run_state import NOTHING_DECLARED, RunState, id_tail
 from agentledger.schemas.events import (
-    AlertRaised,
-    AlertResolved,
     ApprovalDecided,
-    BudgetExceeded,
-    BudgetThresholdCrossed,
-    ControlIssued,
     Event,
     ModelCallCompleted,
     OutcomeCosted,
@@ -60,17 +59,13 @@ from agentledger.schemas.events import (
     ToolCallCompleted,
 )
 from agentledger.schemas.identity import derived_id
-from agentledger.schemas.money import format_usd
 from agentledger.schemas.ports import Charge, PriceBook
 from agentledger.schemas.prices import rate_model_call
 
 LABELS_CHARS_MAX = 8192
-COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in budgets.METRICS
 MODEL, TOOL, HUMAN = range(3)  # places in RunState.costs
 _TOOL_ERRORS = frozenset({"error", "timeout", "denied"})
 _STOPPED = frozenset({"halted", "escalated"})
-METRIC_PLACE = {metric: place for place, metric in enumerate(METRICS)}
-_BUDGET_RULE = "budget_exceeded"
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -88,6 +83,7 @@ class Basis(NamedTuple):
     prices: PriceBook
     rules: RunRules
     normals: Normals
+    budgets: RunBudgetBook
 
 
 # What one event of a run gave: conclusions, and the model of a call whose missing price is worth an alert, else "".
@@ -140,15 +136,16 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
     take = _TAKES.get(kind)
     if take is not None:
         call = take(state, entry, basis.prices, out) or _NO_CALL
-    if state.started_us is not None:
-        if not state.finished and kind is not OutcomeRecorded:
-            state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
-        if state.has_limits and _reaches_line(state.used, state.lines):
-            _cross_lines(state, event, out)
+    if state.started_us is not None and not state.finished and kind is not OutcomeRecorded:
+        state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
+    if basis.budgets.changed.get(state.tenant_id, NOTHING_DECLARED) > state.declared_at and not state.finished:
+        take_declared(state, basis.budgets, offset, out)
+    if state.has_limits:
+        cross_lines(state, state.used, event.event_id, out)
     if kind is RunFinished:
         state.finished, state.run_status = True, cut(event.status)  # type: ignore[attr-defined]
-    if state.alerts and state.finished:
-        _end_budget_alerts(state, out)
+    if state.has_limits and state.finished:
+        end_alerts(state, out)
     said = basis.rules.observe(
         state,
         state.memory,
@@ -168,17 +165,16 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
 
 def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]:
     """What follows from its being `now_us`, by the ledger, and nothing new of the run."""
-    out = conclusions_of(state, rules.pass_time(state, state.memory, now_us))
+    out: list[Conclusion] = []
+    cross_by_clock(state, now_us, out)
+    out += conclusions_of(state, rules.pass_time(state, state.memory, now_us))
     state.derived_seq += len(out)
     return out
 
 
 def may_be_halted(state: RunState) -> bool:
-    """Whether a halt of this run may still stand: it was stopped, exceeded its budget, or never said that it ended."""
-    if not state.finished or state.run_status in _STOPPED:
-        return True
-    exceeded = exceeded_bit(state.thresholds)
-    return state.on_exceeded in HALTING and any(bits & exceeded for bits in state.crossed)
+    """Whether a halt of this run may still stand: it was stopped, exceeded a budget, or never said that it ended."""
+    return not state.finished or state.run_status in _STOPPED or has_halted(state)
 
 
 def conclusions_of(state: RunState, said: list[Said]) -> list[Conclusion]:
@@ -200,7 +196,8 @@ def _fold_start(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Co
     state.limits = declared_limits(event)
     state.thresholds = declared_thresholds(event.thresholds_percent)
     state.lines = next_lines(state.limits, state.crossed, state.thresholds)
-    state.has_limits = state.limits != NO_LIMITS
+    state.has_limits = state.limits != NO_LIMITS or bool(state.declared)
+    state.declared_at = NOTHING_DECLARED  # the run may be another's than it seemed: what was declared is looked up anew
     state.on_exceeded = cut(event.on_budget_exceeded)
     state.parent_run_id = cut(event.parent_run_id)
     state.prompt_version, state.policy_version = cut(event.prompt_version), cut(event.policy_version)
@@ -288,75 +285,6 @@ _TAKES: dict[type[Event], Callable[[RunState, Entry, PriceBook, list[Conclusion]
 }
 
 
-def _reaches_line(used: list[int], lines: list[int]) -> bool:
-    cost, tokens, model_calls, tool_calls, clock_ms = used
-    return (
-        cost >= lines[0]
-        or tool_calls >= lines[3]
-        or clock_ms >= lines[4]
-        or tokens >= lines[1]
-        or model_calls >= lines[2]
-    )
-
-
-def _cross_lines(state: RunState, event: Event, out: list[Conclusion]) -> None:
-    for crossing in crossings(state.limits, state.used, state.crossed, state.thresholds):
-        _tell_crossing(state, event, crossing, out)
-    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
-
-
-def _tell_crossing(state: RunState, event: Event, crossing: Crossing, out: list[Conclusion]) -> None:
-    metric, percent, limit, used = crossing
-    fields: dict[str, Any] = {
-        "budget_id": "run",
-        "scope": "run",
-        "scope_value": state.run_id,
-        "metric": metric,
-        "limit_amount": limit,
-        "used_amount": used,
-        "trigger_event_id": event.event_id,
-    }
-    base = state.base_event_id
-    if percent is not None:
-        event_id = derived_id(base, "BudgetThresholdCrossed", metric, str(percent))
-        out.append(Conclusion(BudgetThresholdCrossed, event_id, fields | {"threshold_percent": percent}))
-        return
-    event_id = derived_id(base, "BudgetExceeded", metric)
-    out.append(Conclusion(BudgetExceeded, event_id, fields | {"on_exceeded": state.on_exceeded}))
-    summary = f"run {_short(state.run_id)} used {_amount(metric, used)} of {_amount(metric, limit)}"
-    alert: dict[str, Any] = {
-        "alert_id": derived_id(base, "alert", _BUDGET_RULE, metric),
-        "rule": _BUDGET_RULE,
-        "severity": "critical",
-        "summary": summary,
-        "scope": "run",
-        "scope_value": state.run_id,
-        "trigger_event_ids": [event.event_id],
-        "observed": float(used),
-        "expected": float(limit),
-    }
-    out.append(Conclusion(AlertRaised, derived_id(base, "AlertRaised", _BUDGET_RULE, metric), alert))
-    state.alerts |= 1 << METRIC_PLACE[metric]
-    if state.on_exceeded in HALTING and not state.finished:
-        command = {"command": "halt", "scope": "run", "scope_value": state.run_id, "reason": summary}
-        event_id = derived_id(base, "ControlIssued", "halt", metric)
-        out.append(Conclusion(ControlIssued, event_id, command | {"issued_by": _BUDGET_RULE}))
-
-
-def _end_budget_alerts(state: RunState, out: list[Conclusion]) -> None:
-    base = state.base_event_id
-    for metric, place in METRIC_PLACE.items():
-        if state.alerts & (1 << place):
-            fields = {
-                "alert_id": derived_id(base, "alert", _BUDGET_RULE, metric),
-                "rule": _BUDGET_RULE,
-                "reason": "run_ended",
-                "resolved_by": _BUDGET_RULE,
-            }
-            out.append(Conclusion(AlertResolved, derived_id(base, "AlertResolved", _BUDGET_RULE, metric), fields))
-    state.alerts = 0
-
-
 def _state_outcome(state: RunState, out: list[Conclusion]) -> None:
     charged = any(state.charges)
     facts: dict[str, Any] = {
@@ -391,15 +319,6 @@ def _state_outcome(state: RunState, out: list[Conclusion]) -> None:
 def _add_reported(state: RunState, cost_nanousd: int) -> None:
     state.reported += 1
     state.reported_nanousd = clamped(state.reported_nanousd + cost_nanousd)
-
-
-def _amount(metric: str, amount: int) -> str:
-    """An amount of a metric for people."""
-    return format_usd(amount) if metric == "cost_nanousd" else f"{amount:,} {metric.replace('_', ' ')}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _few_labels(labels: dict[str, str]) -> dict[str, str]:

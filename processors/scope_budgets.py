@@ -21,6 +21,7 @@ from agentledger.processors.budget_windows import bucket_of, first_bucket, windo
 from agentledger.processors.budgets import METRICS
 from agentledger.processors.partial_records import BUCKET_US, Usage, group_fields
 from agentledger.processors.scope_events import Conclusions, Finding, alert_id_of, short
+from agentledger.processors.scope_run_budgets import tell_runs
 from agentledger.processors.scope_state import NEVER, Used, Watched
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.errors import ConfigurationError
@@ -58,11 +59,12 @@ def budget_key(event: BudgetDeclared) -> str:
 
 
 def declare(out: Conclusions, event: BudgetDeclared) -> None:
-    """Take a declaration in: a new budget, a change, or its end. Budgets of a run are not watched here."""
+    """Take a declaration in: a new budget, a change, or its end. Budgets of each run are watched in stage 1."""
     if event.event_id in out.state.declarations:
         return  # a repetition: what was declared since must not be undone by it
     out.state.declarations = [*out.state.declarations, event.event_id][-DECLARATIONS_MAX:]
     budgets, key = out.state.budgets, budget_key(event)
+    tell_runs(out, event, key)
     if event.retired or event.scope == "run" or event.metric not in METRICS or not _has_window(event):
         watched = budgets.pop(key, None)
         if watched is not None:

@@ -34,11 +34,15 @@ class Finding(NamedTuple):
 
 
 class Conclusions:
-    """Derived events of one tenant in one second, in order. Times are the end of that second."""
+    """Derived events of one tenant in one second, in order. Times are the end of that second.
 
-    def __init__(self, state: TenantState, second: int) -> None:
+    `sources` is the number of partitions of the runs' events, which are told what is declared for each run.
+    """
+
+    def __init__(self, state: TenantState, second: int, sources: int = 0) -> None:
         self.state = state
         self.second = second
+        self.sources = sources
         self.now_us = (second + 1) * BUCKET_US
         self.events: list[Event] = []
         self.touched: dict[str, set[str]] = {}  # rule to the subjects about which this second said something

@@ -29,7 +29,7 @@ from agentledger.processors.watermarks import DECLARATIONS, Waiting, WaitingRoom
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import control_key
 from agentledger.schemas.errors import CodecError
-from agentledger.schemas.events import BudgetDeclared, ControlIssued, Event, GapDetected
+from agentledger.schemas.events import BudgetDeclared, ControlIssued, Event, GapDetected, RunBudgetDeclared
 from agentledger.schemas.topics import HOLDS, PARTIALS, topic_of
 
 Take = Callable[[int, int, int, bytes | None], list[DerivedRecord]]
@@ -224,7 +224,7 @@ class ScopeFold:
             event = self._codec.decode(value)
             if isinstance(event, BudgetDeclared):
                 declared.append(event)
-        return self._records(fold_second(state, second, declared, partials, self._rules))
+        return self._records(fold_second(state, second, declared, partials, self._rules, sources=self._sources))
 
     def _records(self, events: Iterable[Event]) -> list[DerivedRecord]:
         encode = self._codec.encode
@@ -284,6 +284,8 @@ def key_of(event: Event) -> bytes:
         return control_key(event.tenant_id, event.scope, event.scope_value)
     if isinstance(event, GapDetected):
         return event.gap_producer_id.encode("utf-8", "surrogatepass")
+    if isinstance(event, RunBudgetDeclared):
+        return event.run_id.encode()
     return event.tenant_id.encode("utf-8", "surrogatepass")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentledger.schemas.errors import CodecError
 
-STATE_VERSION = b"\x01"
+STATE_VERSION = b"\x02"
 _HEAD = struct.Struct(">q")
 NEVER = 2**62  # as a second: no deadline
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, sort_keys=True).encode
@@ -96,6 +96,7 @@ class TenantState:
     alerts: dict[str, Alert] = field(default_factory=dict)
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     declarations: list[str] = field(default_factory=list)  # ids of the last events that declared budgets
+    run_budgets: list[str] = field(default_factory=list)  # keys of the budgets that the runs' partitions were told of
 
 
 def encode_tenant(state: TenantState) -> bytes:
@@ -111,6 +112,7 @@ def encode_tenant(state: TenantState) -> bytes:
         {alert_id: alert.to_list() for alert_id, alert in state.alerts.items()},
         state.rules,
         state.declarations,
+        state.run_budgets,
     ]
     return b"".join((STATE_VERSION, _HEAD.pack(state.folded), zlib.compress(_to_json(body).encode(), 1)))
 
@@ -124,7 +126,7 @@ def decode_tenant(value: bytes) -> TenantState:
             next_step="run the release that wrote it, or rebuild the state from the ledger",
         )
     body = json.loads(zlib.decompress(value[1 + _HEAD.size :]))
-    tenant_id, deadline, derived_seq, budgets, alerts, rules, declarations = body
+    tenant_id, deadline, derived_seq, budgets, alerts, rules, declarations, run_budgets = body
     return TenantState(
         tenant_id,
         _HEAD.unpack_from(value, 1)[0],
@@ -140,4 +142,5 @@ def decode_tenant(value: bytes) -> TenantState:
         },
         rules,
         declarations,
+        run_budgets,
     )

@@ -41,10 +41,15 @@ def fold_second(
     declared: Iterable[BudgetDeclared],
     partials: Sequence[Partial],
     rules: Sequence[Watch],
+    *,
+    sources: int,
 ) -> list[Event]:
-    """Fold one second in, which lies after `state.folded`. `state` is changed; what follows is returned, in order."""
+    """Fold one second in, which lies after `state.folded`. `state` is changed; what follows is returned, in order.
+
+    `sources` is the number of partitions of the runs' events.
+    """
     derived = advance(state, second, rules)
-    out = Conclusions(state, second)
+    out = Conclusions(state, second, sources)
     for event in declared:
         scope_budgets.declare(out, event)
     if partials:

@@ -430,6 +430,21 @@ class RetentionRecorded(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class RunBudgetDeclared(Event):
+    """A declared limit counts for each run of its scope from here on: said on each partition of the runs' events."""
+
+    budget_id: str = ""
+    budget_version: int = 0
+    scope: str = ""
+    scope_value: str = ""
+    metric: str = ""
+    limit_amount: int = 0
+    thresholds_percent: list[str] = field(default_factory=list)
+    on_exceeded: str = ""
+    retired: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
 class RunFinished(Event):
     """A run ended."""
 
@@ -549,6 +564,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "PayloadChunk": PayloadChunk,
     "PolicyDecided": PolicyDecided,
     "RetentionRecorded": RetentionRecorded,
+    "RunBudgetDeclared": RunBudgetDeclared,
     "RunFinished": RunFinished,
     "RunStarted": RunStarted,
     "StateChanged": StateChanged,

@@ -32,7 +32,7 @@ RANGES_MAX = 1_000_000  # of one plan: 100 MB of JSON; more go in several plans,
 WINDOW_ROWS = 1_000_000  # indexes that one query looks at: 40 MB where all of them go
 INSERT_RANGES = 5_000  # ranges in one INSERT, under the server's bound on the size of a statement
 # What still holds is kept: decisions on retention themselves, and what a rebuilt state begins with.
-NEVER_PURGED = ("RetentionRecorded", "CheckpointSigned", "BudgetDeclared", "ControlIssued")
+NEVER_PURGED = ("RetentionRecorded", "CheckpointSigned", "BudgetDeclared", "RunBudgetDeclared", "ControlIssued")
 
 
 class Decision(NamedTuple):

@@ -229,12 +229,15 @@ class Live:
                 self.ledger.append(item.topic, item.key, item.value, item.partition)
 
     def settle(self) -> None:
-        """Everything folded and written."""
-        for plan in STAGES:
-            for partition in range(PARTITIONS):
-                self.fold(plan, partition, 10**9)
-        while self._waiting:
-            self.write(1.0)
+        """Everything folded and written, and what was written folded again, as some of it goes to the runs."""
+        records = -1
+        while records != len(self.ledger.rows()):
+            records = len(self.ledger.rows())
+            for plan in STAGES:
+                for partition in range(PARTITIONS):
+                    self.fold(plan, partition, 10**9)
+            while self._waiting:
+                self.write(1.0)
 
     def close(self) -> None:
         """End the programs."""

@@ -19,11 +19,13 @@ from agentledger.schemas.events import (
     ModelCallCompleted,
     OutcomeRecorded,
     PolicyDecided,
+    RunBudgetDeclared,
     RunFinished,
     RunStarted,
     Ticked,
     ToolCallCompleted,
 )
+from agentledger.schemas.identity import content_id
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.testing.price_book import FixedPriceBook
 from agentledger.schemas.topics import EVENTS, PARTIALS
@@ -119,6 +121,41 @@ def some_run(
     for _ in range(rng.choice([0, 1, 1, 2])):
         events.insert(rng.choice([len(events), len(events) - 1]), author.outcome(rng.random() < 0.7))
     return events
+
+
+def run_budget(number: int = 1, **fields: Any) -> RunBudgetDeclared:
+    """A declaration on a runs' partition: each run of the workflow may make two calls of tools."""
+    usual: dict[str, Any] = {
+        "event_id": content_id(T0_US, "declared", str(number)),
+        "tenant_id": "acme",
+        "producer_id": "scopes:acme",
+        "producer_seq": number,
+        "run_id": "limits:0",
+        "occurred_at": T0_US,
+        "budget_id": "careful",
+        "scope": "workflow",
+        "metric": "tool_calls",
+        "limit_amount": 2,
+        "thresholds_percent": ["50"],
+        "on_exceeded": "halt",
+    }
+    return RunBudgetDeclared(**(usual | fields))
+
+
+def some_run_budgets(rng: random.Random) -> list[RunBudgetDeclared]:
+    """Declarations for each run, some changed, some ended, one of another tenant."""
+    return [
+        run_budget(
+            number,
+            tenant_id=rng.choice(["acme", "acme", "acme", "globex"]),
+            budget_id=rng.choice(["careful", "other"]),
+            metric=rng.choice(["tool_calls", "cost_nanousd", "wall_clock_ms"]),
+            limit_amount=rng.choice([0, 2, 5_000, 3_000_000]),
+            scope=rng.choice(["workflow", "agent", "team", "tenant", "run"]),
+            retired=rng.random() < 0.2,
+        )
+        for number in range(rng.randint(0, 5))
+    ]
 
 
 def interleaved(runs: list[list[Event]], rng: random.Random, repeated: float = 0.1) -> list[Event]:

@@ -244,7 +244,8 @@ FROM
             event_type NOT IN (
                 'CostRated', 'OutcomeCosted', 'BudgetDeclared', 'HoldRequested', 'HoldReported', 'HoldDecided', 'BudgetHeld',
                 'BudgetSettled', 'BudgetReleased', 'BudgetThresholdCrossed', 'BudgetExceeded', 'AlertRaised', 'AlertUpdated',
-                'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected', 'ConflictDetected', 'RetentionRecorded'
+                'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected', 'ConflictDetected', 'RetentionRecorded',
+                'RunBudgetDeclared'
             ) AS is_fact,
             is_fact AND event_type != 'OutcomeRecorded' AS is_activity,
             requestor IN ('', 'assistant') AS is_agent,

@@ -113,7 +113,7 @@ def test_what_the_docs_show_is_read() -> None:
         (one("thresholds_percent: [0]"), 3, "thresholds_percent[0]"),
         (one("on_exceeded: explode"), 3, "on_exceeded"),
         (one("enforcement: watch", "fail: open"), 4, "fail: is for holds"),
-        (one("enforcement: watch", "window: run"), 3, "enforcement: can't be watch for a run"),
+        (one("enforcement: watch", "scope: run", "window: day"), 5, "of a watched run is the run"),
         (one("limits: {wall_clock_seconds: 5}"), 3, "per run only"),
         (one("scope: tenant", "scope_value: other"), 4, "another tenant"),
         ("budgets: []", 1, "holds no budget"),

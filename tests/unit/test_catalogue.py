@@ -47,6 +47,7 @@ FOR_BUDGETS_AND_ALERTS = [
     "HoldReported",
     "HoldRequested",
     "RetentionRecorded",
+    "RunBudgetDeclared",
     "Ticked",
 ]
 

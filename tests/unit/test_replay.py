@@ -52,6 +52,8 @@ def holds(rng: random.Random, requests: int = 12) -> list[Event]:
     ]
     watched = declared | how | {"budget_id": "w", "limit_amount": 3_000_000, "enforcement": "watch", "window": "day"}
     events.append(authors[0].event(BudgetDeclared, T0_US, scope_value="acme", **watched))
+    per_run = watched | {"budget_id": "r", "limit_amount": 4, "metric": "tool_calls", "window": "run"}
+    events.append(authors[0].event(BudgetDeclared, T0_US, scope_value="acme", **per_run))
     for number in range(requests):
         author = rng.choice(authors)
         asked = {"hold_id": f"{author.tenant_id}-{number}", "ask_cost_nanousd": rng.randint(1, 90), "ttl_ms": 60_000}

@@ -25,6 +25,7 @@ from agentledger.schemas.events import (
     Event,
     OutcomeCosted,
     PolicyDecided,
+    RunBudgetDeclared,
     Ticked,
 )
 from agentledger.schemas.identity import derived_id, event_time_ms
@@ -38,6 +39,7 @@ from tests.run_logs import (
     interleaved,
     records_of,
     some_run,
+    some_run_budgets,
     ticked,
     timed_records,
 )
@@ -382,7 +384,8 @@ def test_states_dropped_from_memory_come_back_from_the_table(monkeypatch: pytest
 
 def some_log(seed: int, runs: int = 4, repeated: float = 0.15) -> list[Event]:
     rng = random.Random(seed)
-    return interleaved([some_run(number, rng) for number in range(runs)], rng, repeated)
+    declared: list[Event] = list(some_run_budgets(rng))
+    return interleaved([*(some_run(number, rng) for number in range(runs)), declared], rng, repeated)
 
 
 @given(st.integers(0, 2**32))
@@ -530,8 +533,8 @@ def test_law_whatever_comes_it_is_folded_and_what_follows_can_be_written(events:
         PackedRecord(offset, times[offset], CODEC.encode(event)) for offset, event in enumerate([*events, *events][:12])
     ]
     result = everything().take(records)
-    ticks = sum(isinstance(event, Ticked) for event in [*events, *events][:12])
-    assert result.fold.folded + result.fold.skipped["forgotten run"] == len(records) - ticks
+    others = sum(isinstance(event, Ticked | RunBudgetDeclared) for event in [*events, *events][:12])
+    assert result.fold.folded + result.fold.skipped["forgotten run"] == len(records) - others
     assert everything().take(records).derived == result.derived
     for state in result.runs().values():
         assert abs(state.cost_nanousd) < 2**63
