@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 
 from agentledger.infra.budget_commands import all_declared
 from agentledger.processors.budget_windows import SLIDING_BUCKETS, bucket_us, window_of
-from agentledger.processors.hold_events import amount_text
+from agentledger.processors.budgets import amount_text
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError
 from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated, BudgetDeclared, Event

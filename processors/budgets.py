@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from agentledger.schemas.events import RunStarted
+from agentledger.schemas.money import format_usd
 
 METRICS = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms")
 COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in METRICS
@@ -98,3 +99,8 @@ def crossings(limits: Limits, used: list[int], crossed: list[int], thresholds: S
         if limit is not None:
             yield from crossed_now(METRICS[index], limit, used[index], crossed[index], thresholds)
             crossed[index] |= reached_bits(limit, used[index], thresholds)
+
+
+def amount_text(metric: str, amount: int) -> str:
+    """An amount of a metric for people."""
+    return format_usd(amount) if metric == "cost_nanousd" else f"{amount:,} {metric.replace('_', ' ')}"

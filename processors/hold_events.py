@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from agentledger.processors.hold_state import METRICS, Account, Budget, Context, Head, Hold, context_of, cut
+from agentledger.processors.budgets import amount_text
+from agentledger.processors.hold_state import Account, Budget, Context, Head, Hold, context_of, cut
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.events import (
     AlertRaised,
@@ -24,7 +25,6 @@ from agentledger.schemas.events import (
     HoldRequested,
 )
 from agentledger.schemas.identity import content_id
-from agentledger.schemas.money import format_usd
 
 VERDICT_FIELDS = (
     "verdict",
@@ -246,11 +246,6 @@ class HoldEvents:
             "occurred_at": self._head.time_us if time_us is None else time_us,
             "labels": context.labels,
         }
-
-
-def amount_text(metric: str, amount: int) -> str:
-    """An amount of a metric for people."""
-    return format_usd(amount) if metric == METRICS[0] else f"{amount:,} {metric.replace('_', ' ')}"
 
 
 def _amounts(hold: Hold, budget: Budget, account: Account, amount: int) -> dict[str, Any]:

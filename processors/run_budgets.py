@@ -21,6 +21,7 @@ from agentledger.processors.budgets import (
     NO_LIMITS,
     WALL_CLOCK,
     Crossing,
+    amount_text,
     crossed_now,
     crossings,
     exceeded_bit,
@@ -34,7 +35,6 @@ from agentledger.processors.run_budget_book import RunBudgetBook, RunLimit
 from agentledger.processors.run_state import DeclaredLimit, RunState
 from agentledger.schemas.events import AlertRaised, AlertResolved, BudgetExceeded, BudgetThresholdCrossed, ControlIssued
 from agentledger.schemas.identity import derived_id
-from agentledger.schemas.money import format_usd
 
 OWN = ""  # stands for the run's own budget among the ids of declared ones; its events say "run"
 RULE = "budget_exceeded"
@@ -186,7 +186,7 @@ def _tell(state: RunState, source: _Source, crossing: Crossing, cause_id: str | 
         return
     event_id = derived_id(base, "BudgetExceeded", metric, *which)
     out.append(Conclusion(BudgetExceeded, event_id, fields | {"on_exceeded": source.on_exceeded}))
-    summary = f"run {_short(state.run_id)} used {_amount(metric, used)} of {_amount(metric, limit)}"
+    summary = f"run {_short(state.run_id)} used {amount_text(metric, used)} of {amount_text(metric, limit)}"
     if which:
         summary += f" ({_short(source.budget_id)}, per run)"
     alert: dict[str, Any] = {
@@ -241,11 +241,6 @@ def _alert_id(state: RunState, budget_id: str, metric: str) -> str:
 
 def _issuer(budget_id: str) -> str:
     return RULE if budget_id == OWN else f"budget:{budget_id}"
-
-
-def _amount(metric: str, amount: int) -> str:
-    """An amount of a metric for people."""
-    return format_usd(amount) if metric == "cost_nanousd" else f"{amount:,} {metric.replace('_', ' ')}"
 
 
 def _short(text: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agentledger.processors.budget_windows import bucket_of, first_bucket, window_of
-from agentledger.processors.budgets import METRICS
+from agentledger.processors.budgets import METRICS, amount_text
 from agentledger.processors.partial_records import BUCKET_US, Usage, group_fields
 from agentledger.processors.scope_events import Conclusions, Finding, alert_id_of, short
 from agentledger.processors.scope_run_budgets import tell_runs
@@ -27,7 +27,6 @@ from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import BudgetDeclared, BudgetExceeded, BudgetThresholdCrossed, ControlIssued
 from agentledger.schemas.identity import content_id
-from agentledger.schemas.money import format_usd
 
 BUDGETS_MAX = 1000  # per tenant; declarations beyond are refused with an alert
 VALUES_MAX = 5000  # scope values with a sum of their own, of all budgets; those beyond share OTHER and raise an alert
@@ -148,11 +147,6 @@ def scope_value_of(scope: str, group: str, tenant_id: str) -> str | None:
     if scope.startswith("label:"):
         return fields.labels.get(scope.removeprefix("label:"))
     return {"agent": fields.agent_id, "workflow": fields.workflow, "user": fields.actor}.get(scope) or None
-
-
-def amount_text(metric: str, amount: int) -> str:
-    """An amount of a metric for people."""
-    return format_usd(amount) if metric == "cost_nanousd" else f"{amount:,} {metric.replace('_', ' ')}"
 
 
 def _add(out: Conclusions, watched: Watched, value: str, amount: int) -> None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentledger.processors.budget_windows import window_ms_usual, zone
+from agentledger.processors.budgets import amount_text
 from agentledger.processors.partial_records import Partial, group_fields
 from agentledger.processors.rules.models import BurnWindows, SpendBurnRate, SpendSpike
-from agentledger.processors.scope_budgets import amount_text, scope_value_of
+from agentledger.processors.scope_budgets import scope_value_of
 from agentledger.processors.scope_events import Conclusions, Finding, short
 from agentledger.processors.scope_state import NEVER
 from agentledger.processors.scope_watch import (

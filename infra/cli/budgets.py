@@ -192,7 +192,7 @@ def _print_limits(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from agentledger.processors.hold_events import amount_text
+    from agentledger.processors.budgets import amount_text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("budget", "scope", "limit", "per", "at", "then", "by", "fail", "version", ""):
@@ -213,7 +213,7 @@ def _print_standings(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from agentledger.processors.hold_events import amount_text
+    from agentledger.processors.budgets import amount_text
 
     if not rows:
         click.echo("nothing was held of it")

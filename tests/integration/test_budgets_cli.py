@@ -32,6 +32,16 @@ budgets:
       - {id: runs, scope: run, window: run, limits: {tool_calls: 3}, on_exceeded: ask_human}
 """
 
+SHORT = """
+tenant: globex
+agent:
+  name: careful
+  max_tool_calls: 2
+  max_wall_clock_seconds: 6
+  enforcement: watch
+  escalation: {on_budget_exceeded: handoff_to_human}
+"""
+
 
 def add_a_nano_dollar(stack: RunningStack, servers: str) -> None:
     """Charge a settled call once more: the command finds it, and the program raises one alert about it."""
@@ -111,3 +121,27 @@ def test_budgets_from_a_file_to_the_last_nano_dollar(stack: RunningStack, tmp_pa
     assert "2 new" not in stack.cli("budgets", "apply", str(file), "--prune", "--dry-run").stdout
     pruned = stack.cli("budgets", "apply", str(file), "--prune").stdout
     assert "retired  runs tool_calls version 3" in pruned
+
+
+def test_each_run_is_watched_without_holds_and_halted_also_while_it_hangs(stack: RunningStack, tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text(SHORT)
+    assert "2 new" in stack.cli("budgets", "apply", str(file)).stdout
+    told = "SELECT count(DISTINCT partition) AS c FROM events WHERE event_type = 'RunBudgetDeclared'"
+    partitions = stack.settle(told, lambda row: row["c"] > 0)["c"]
+    servers = stack.endpoints()["kafka_bootstrap_servers"]
+    with Ledger(agent_id="careful", tenant_id="globex", bootstrap_servers=servers, control="off") as ledger:
+        run = ledger.run(workflow="w", run_id="hangs")
+        run.__enter__()
+        for _ in range(3):
+            run.record_tool_call("search", status="ok")
+    found = stack.settle(
+        """SELECT groupUniqArrayIf(metric, event_type = 'BudgetExceeded') AS over,
+            groupUniqArrayIf(scope_value, event_type = 'ControlIssued') AS halted
+        FROM agentledger.ledger WHERE tenant_id = 'globex' AND budget_id IN ('agent-careful', '')""",
+        lambda row: len(row["over"]) == 2,
+    )
+    assert sorted(found["over"]) == ["tool_calls", "wall_clock_ms"]
+    assert found["halted"] == ["hangs"]
+    assert partitions == stack.one(told)["c"]
+    assert stack.cli("replay", "--tenant", "globex", check=False).returncode == 0
