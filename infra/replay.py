@@ -44,6 +44,7 @@ class ReplayReport:
     repeated: int = 0
     not_yet: Counter[str] = field(default_factory=Counter)  # by event type
     ahead: int = 0
+    left_out: tuple[str, ...] = ()  # stages that were not folded
     different: int = 0
     differences: list[Difference] = field(default_factory=list)
     stored: Tally = field(default_factory=Tally)
@@ -72,7 +73,7 @@ def replay(
             wiring, wanted, Path(folder), jobs=jobs, is_tally=is_tally, with_columns=with_columns and not is_tally,
             begin=begin, report=report,
         )  # fmt: skip
-    found.logs = gathered.logs
+    found.logs, found.left_out = gathered.logs, tuple(plan.name for plan in _left_out(wanted))
     for plan in STAGES:
         _add(found, wiring, [result for result in gathered.results if result.stage == plan.name])
     _add_misread(found, wiring, wanted, gathered.misread)
@@ -116,7 +117,7 @@ def gather(
     found = Gathered(len({span.place for plan in {*first, *plans} for span in inputs[plan]}))
     with Crew(jobs, report) as crew:
         found.results += crew.work(fold_part, [task for plan in first for task in work.tasks(plan)], wiring)
-        if SCOPES in plans and not wanted.run_id:  # nothing that is concluded of a tenant names a run
+        if SCOPES in plans and SCOPES not in _left_out(wanted):
             found.results += crew.work(fold_part, work.tasks(SCOPES, work.summed()), wiring)
         if with_columns:
             concluded = [span for span in derived if span.place.topic != EVENTS.name]  # of events, verify looks at them
@@ -160,6 +161,12 @@ class _Work:
     def summed(self) -> set[int]:
         """The partitions for which the runs' fold has summed something up."""
         return {int(path.stem.rpartition("-")[2]) for path in self.folder.glob("*.partials")}
+
+
+def _left_out(wanted: Wanted) -> tuple[StagePlan, ...]:
+    """Stages that conclude nothing of what is wanted. The scopes' stage concludes of tenants, from the sums of all
+    partitions: none of its conclusions names a run, or follows from one run's events alone."""
+    return (SCOPES,) if wanted.run_id else ()
 
 
 def _inputs(source: RecordSource, wiring: Wiring, wanted: Wanted) -> dict[StagePlan, list[LogSpan]]:

@@ -22,7 +22,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def print_comparison(console: Console, report: ReplayReport) -> None:
     """How many conclusions are equal, and the first that is not."""
-    _say(console, _folded(report))
+    _say_folded(console, report)
     _say(console, f"equal      {report.equal.total():,} conclusions, byte for byte")
     for topic, count in sorted(report.equal.items()):
         _say(console, f"             {count:>9,}  {topic}")
@@ -46,7 +46,7 @@ def print_comparison(console: Console, report: ReplayReport) -> None:
 
 def print_spend(console: Console, report: ReplayReport) -> None:
     """What each workflow has cost, and what it would have cost."""
-    _say(console, _folded(report))
+    _say_folded(console, report)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in ("tenant", "workflow"):
         table.add_column(column, overflow="fold")
@@ -63,7 +63,7 @@ def print_spend(console: Console, report: ReplayReport) -> None:
 
 def print_stops(console: Console, report: ReplayReport) -> None:
     """Which runs and scopes would have been stopped, and which would not have been."""
-    _say(console, _folded(report))
+    _say_folded(console, report)
     new = list(newly_stopped(report.stored, report.replayed))
     gone = list(no_longer_stopped(report.stored, report.replayed))
     runs = sum(scope.scope == "run" for scope, _ in new)
@@ -88,7 +88,7 @@ def print_stops(console: Console, report: ReplayReport) -> None:
 
 def print_alerts(console: Console, report: ReplayReport) -> None:
     """Which alerts would have been raised, and which would not have been."""
-    _say(console, _folded(report))
+    _say_folded(console, report)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("rule")
     for column in ("raised", "as replayed"):
@@ -110,6 +110,7 @@ def print_alerts(console: Console, report: ReplayReport) -> None:
 def report_json(report: ReplayReport, *, is_tally: bool) -> dict[str, Any]:
     """The report as JSON has it. Times are microseconds since 1970, money is nano-dollars."""
     found: dict[str, Any] = {"folded": report.folded, "logs": report.logs, "seconds": round(report.seconds, 3)}
+    found["left_out"] = list(report.left_out)
     if not is_tally:
         return found | {
             "conclusions": report.expected,
@@ -147,11 +148,12 @@ def utc(time_us: int) -> str:
         return f"{time_us} us"
 
 
-def _folded(report: ReplayReport) -> str:
-    rate = report.folded / report.seconds if report.seconds else 0.0
-    return (
-        f"folded     {report.folded:,} records of {report.logs} logs in {report.seconds:.1f} s ({rate:,.0f} a second)"
-    )
+def _say_folded(console: Console, report: ReplayReport) -> None:
+    rate, took = report.folded / report.seconds if report.seconds else 0.0, f"{report.seconds:.1f} s"
+    _say(console, f"folded     {report.folded:,} records of {report.logs} logs in {took} ({rate:,.0f} a second)")
+    for stage in report.left_out:
+        text = "concludes of tenants, from the sums of all runs, and names no run; --tenant compares that"
+        _say(console, f"left out   stage {stage}: {text}")
 
 
 def _difference_lines(one: Difference) -> list[str]:

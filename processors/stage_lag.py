@@ -5,26 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Producer
 
 from agentledger.processors.acknowledged import producer_settings
 from agentledger.processors.offsets import GroupOffsets, Standing
+from agentledger.processors.rules.models import StageLag, rule_version
 from agentledger.processors.topics import HOLDS_GROUP, PACKER_GROUP, SCOPES_GROUP, WORKER_GROUP
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
-from agentledger.schemas.events import AlertRaised, AlertResolved, Event
+from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated, Event
 from agentledger.schemas.identity import content_id, uuid7
 from agentledger.schemas.ports import Clock
 from agentledger.schemas.topics import ALERTS, EVENTS, HOLDS, PACKED, PARTIALS
 
 LOOK_SECONDS = 5.0
 SAMPLES_MAX = 720  # an hour of them: a lag of more than that is told as an hour
-RAISE_AFTER_S = 30.0  # twice what a worker that was killed needs to be missed and replaced
-RESOLVE_BELOW_S = 10.0
-RULE = "stage_lag"
 WRITER_GROUP = "agentledger-writer"  # that of the sinks: stages don't import each other
 STAGES = (
     ("writer", WRITER_GROUP, EVENTS.name),
@@ -38,7 +36,7 @@ STAGES = (
 log = logging.getLogger(__name__)
 
 
-class StageLag:
+class Standings:
     """Where one stage stands on one topic. Times are seconds of any one clock."""
 
     def __init__(self) -> None:
@@ -61,70 +59,68 @@ class StageLag:
 
 
 class LagAlerts:
-    """Raised once per stage, resolved once it has caught up."""
+    """Raised once per rule and stage, told again as it grows, resolved once the stage has caught up."""
 
-    def __init__(self, raise_after_s: float = RAISE_AFTER_S, resolve_below_s: float = RESOLVE_BELOW_S) -> None:
-        self._raise_after_s = raise_after_s
-        self._resolve_below_s = resolve_below_s
-        self._open: set[str] = set()
+    def __init__(self, rules: Iterable[StageLag]) -> None:
+        self._rules = tuple(rules)
+        self._open: dict[tuple[str, str], float] = {}  # rule and stage, to the lag at which it is told next
         self._producer_id = ""
         self._seq = 0
 
-    def conclude(self, stage: str, lag_s: float, now_us: int) -> Event | None:
-        """What to say of a stage with this lag, if anything."""
-        if stage not in self._open and lag_s >= self._raise_after_s:
-            self._open.add(stage)
-            return AlertRaised(
-                **self._envelope(now_us),
-                alert_id=alert_id_of(stage),
-                rule=RULE,
-                severity="critical",
-                summary=f"stage {stage} is {lag_s:.0f} s behind: what it decides comes that much late",
-                scope="stage",
-                scope_value=stage,
-                observed=lag_s,
-                expected=self._raise_after_s,
-            )
-        if stage in self._open and lag_s < self._resolve_below_s:
-            self._open.discard(stage)
-            return AlertResolved(
-                **self._envelope(now_us),
-                alert_id=alert_id_of(stage),
-                rule=RULE,
-                reason="condition_ended",
-                resolved_by=RULE,
-            )
-        return None
+    def conclude(self, stage: str, lag_s: float, now_us: int) -> list[Event]:
+        """What to say of a stage with this lag, rule by rule."""
+        rules = [rule for rule in self._rules if not rule.stages or stage in rule.stages]
+        return [event for rule in rules for event in self._judge(rule, stage, lag_s, now_us)]
+
+    def _judge(self, rule: StageLag, stage: str, lag_s: float, now_us: int) -> Iterator[Event]:
+        limit_s, key = rule.window_us / 1e6, (rule.name, stage)
+        next_s = self._open.get(key)
+        fields = self._envelope(now_us) | {"alert_id": alert_id_of(rule.name, stage), "rule": rule.name}
+        if lag_s >= (limit_s if next_s is None else next_s):
+            fields |= {"severity": rule.severity, "observed": lag_s, "expected": limit_s}
+            fields["summary"] = f"stage {stage} is {lag_s:.0f} s behind: what it decides comes that much late"
+            if next_s is None:
+                fields |= {"runbook_url": rule.runbook_url, "rule_version": rule_version(rule)}
+                yield self._numbered(AlertRaised(**fields, scope="stage", scope_value=stage))
+            else:
+                yield self._numbered(AlertUpdated(**fields, count=round(next_s / limit_s)))
+            self._open[key] = 10 * (next_s or limit_s)
+        elif next_s is not None and lag_s < rule.resolve_below_us / 1e6:
+            del self._open[key]
+            yield self._numbered(AlertResolved(**fields, reason="condition_ended", resolved_by=rule.name))
+
+    def _numbered(self, event: Event) -> Event:
+        event.producer_seq, self._seq = self._seq, self._seq + 1
+        return event
 
     def _envelope(self, now_us: int) -> dict[str, Any]:
         self._producer_id = self._producer_id or f"stage-lag:{uuid7(now_us)}"
-        seq, self._seq = self._seq, self._seq + 1
         return {
             "event_id": uuid7(now_us),
             "tenant_id": "",
             "producer_id": self._producer_id,
-            "producer_seq": seq,
+            "producer_seq": 0,
             "run_id": "",
             "occurred_at": now_us,
         }
 
 
-def alert_id_of(stage: str) -> str:
+def alert_id_of(rule: str, stage: str) -> str:
     """The same for every repetition of the condition, whoever saw it."""
-    return content_id(0, "alert", RULE, "", "stage", stage)
+    return content_id(0, "alert", rule, "", "stage", stage)
 
 
 class LagWatch(threading.Thread):
     """Asks the broker every few seconds, in a thread and over connections of its own."""
 
-    def __init__(self, kafka: dict[str, Any], codec: Codec, clock: Clock) -> None:
+    def __init__(self, kafka: dict[str, Any], codec: Codec, clock: Clock, rules: Iterable[StageLag]) -> None:
         super().__init__(name="stage-lag", daemon=True)
         self._codec = codec
         self._clock = clock
         self._producer = Producer(producer_settings(kafka))
-        self._stages = [(name, GroupOffsets(kafka, group, topic), StageLag()) for name, group, topic in STAGES]
+        self._stages = [(name, GroupOffsets(kafka, group, topic), Standings()) for name, group, topic in STAGES]
         self._partitions = len(self._producer.list_topics(EVENTS.name, 30).topics[EVENTS.name].partitions)
-        self._alerts = LagAlerts()
+        self._alerts = LagAlerts(rules)
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -147,8 +143,7 @@ class LagWatch(threading.Thread):
             lag_s = lag.note(self._clock() / 1e6, offsets.standing(range(self._partitions)))
             worst[stage] = max(worst.get(stage, 0.0), lag_s)
         for stage, lag_s in worst.items():
-            event = self._alerts.conclude(stage, lag_s, self._clock())
-            if event is not None:
+            for event in self._alerts.conclude(stage, lag_s, self._clock()):
                 log.warning("stage %s: %.0f s behind", stage, lag_s)
                 self._producer.produce(ALERTS.name, self._codec.encode(event), stage.encode())
         self._producer.poll(0)

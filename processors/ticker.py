@@ -8,8 +8,8 @@ missing from the producer's sequence.
 Where nothing but ticks has been written for QUIET_AFTER_S, only each tenth second is told: an idle ledger grows by a
 tenth, and what is due in it may come so much later. The first record that isn't a tick ends that within a second.
 
-Beside that it looks, from outside, how far the stages behind are, and raises the alert `stage_lag`: it is the one rule
-that goes by the clock of a machine, because a stage that stands still can't say so.
+Beside that it looks, from outside, how far the stages behind are, and decides the rules of kind `stage_lag`: the one
+kind that goes by the clock of a machine, because a stage that stands still can't say so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -27,6 +28,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from agentledger.processors.acknowledged import producer_settings
 from agentledger.processors.programs import die
+from agentledger.processors.rules.loading import enabled, rules_or_default
+from agentledger.processors.rules.models import StageLag
 from agentledger.processors.stage_lag import LagWatch
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
@@ -56,6 +59,7 @@ class TickerConfig:
     kafka: dict[str, Any] = field(repr=False)
     interval_ms: int = INTERVAL_MS
     watch_lag: bool = True
+    rules_file: Path | None = None
     schema_registry_url: str = ""
     schema_registry_auth: str = field(default="", repr=False)
 
@@ -117,7 +121,7 @@ class Ticker:
         """Tick until told to stop. Raises BrokerError where the topics can't be found."""
         self._places = self._find_places()
         log.info("ticking on %d partitions every %d ms", len(self._places), self._config.interval_ms)
-        watch = LagWatch(self._config.kafka, self._codec, self._clock) if self._config.watch_lag else None
+        watch = self._lag_watch()
         if watch is not None:
             watch.start()
         interval_us = self._config.interval_ms * 1000
@@ -134,6 +138,13 @@ class Ticker:
         if watch is not None:
             watch.stop()
         self._producer.flush(STOP_SECONDS)
+
+    def _lag_watch(self) -> LagWatch | None:
+        """What watches the stages; None where no rule asks for it."""
+        if not self._config.watch_lag:
+            return None
+        rules = [rule for rule in enabled(rules_or_default(self._config.rules_file)) if isinstance(rule, StageLag)]
+        return LagWatch(self._config.kafka, self._codec, self._clock, rules) if rules else None
 
     def _tick(self, now_us: int) -> None:
         for topic, partition in self._places:

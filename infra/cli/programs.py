@@ -120,6 +120,7 @@ def ticker() -> None:
             kafka=kafka_config(settings),
             schema_registry_url=settings.schema_registry_url,
             schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+            rules_file=settings.rules_file,
         ),
         stop_on_signal(),
     )

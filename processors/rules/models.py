@@ -411,12 +411,28 @@ class NewVersion(_ScopeRule):
 
 
 class StageLag(_ScopeRule):
-    """One of our own stages is behind the log by more than `window`, by ledger time."""
+    """One of our own stages hasn't acknowledged what was written `window` ago; over below `resolve_below`.
+
+    Decided by the ticker, by its own clock. A lag of 10, 100, 1000 times `window` is told again.
+    """
 
     kind: Literal["stage_lag"]
+    severity: Severity = "critical"
     scope: Literal["stage"] = "stage"
     dedup: Literal["scope"] = "scope"
-    window_us: DurationUs = Field(default=30 * _UNIT_US["s"], validation_alias="window", gt=0)
+    resolve: Literal["condition_ends"] = "condition_ends"
+    stages: tuple[Literal["writer", "packer", "worker", "holds", "scopes"], ...] = ()  # none: all of them
+    # Twice what a worker that was killed needs to be missed and replaced. An hour of samples is kept.
+    window_us: DurationUs = Field(default=30 * _UNIT_US["s"], validation_alias="window", gt=0, lt=_UNIT_US["h"])
+    resolve_below_us: DurationUs = Field(default=10 * _UNIT_US["s"], validation_alias="resolve_below", gt=0)
+
+    @model_validator(mode="after")
+    def _can_end(self) -> StageLag:
+        if self.resolve_below_us > self.window_us:
+            raise ValueError("resolve_below must not be above window")
+        if self.where != Where():
+            raise ValueError("a stage serves all tenants: name stages instead of where")
+        return self
 
 
 RunRule = (

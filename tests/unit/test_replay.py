@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from agentledger.infra.replay import ReplayReport, replay
 from agentledger.infra.replay_compare import Comparison, Expected
 from agentledger.infra.replay_partials import PartialReader, PartialWriter
+from agentledger.infra.replay_report import print_comparison
 from agentledger.infra.replay_unmatched import Unmatched
 from agentledger.infra.replay_verdict import conclude
 from agentledger.infra.replay_wanted import Wanted
@@ -73,6 +76,12 @@ def a_ledger(seed: int = 1, *, settle: bool = True) -> MemoryLedger:
 
 def looked_at(ledger: MemoryLedger, wanted: Wanted = Wanted()) -> ReplayReport:  # noqa: B008 - frozen
     return replay(MemoryWiring(ledger), wanted)
+
+
+def printed(report: ReplayReport) -> str:
+    text = io.StringIO()
+    print_comparison(Console(file=text, width=120), report)
+    return text.getvalue()
 
 
 def derived_rows(ledger: MemoryLedger) -> int:
@@ -203,9 +212,11 @@ def test_one_run_and_one_tenant_can_be_looked_at(seed: int) -> None:
     _, outcome = of_kind(ledger, CostRated)
     of_run = looked_at(ledger, Wanted(run_id=outcome.run_id))
     assert of_run.is_equal, of_run.differences
+    assert "left out   stage scopes" in printed(of_run)
     assert 0 < of_run.equal.total() < derived_rows(ledger)
     assert of_run.folded < sum(len(log) for (topic, _), log in ledger.logs.items() if topic == EVENTS.name)
     of_tenant = looked_at(ledger, Wanted(tenant_id="globex"))
+    assert "left out" not in printed(of_tenant)
     decided = [CODEC.decode(row.value) for row in ledger.rows() if row.occurrence == FIRST]
     wanted = sum(one.tenant_id == "globex" and one.producer_id.startswith("holds:") for one in decided)
     assert of_tenant.is_equal

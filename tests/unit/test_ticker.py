@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentledger.processors.offsets import Standing
-from agentledger.processors.stage_lag import WRITER_GROUP, LagAlerts, StageLag, alert_id_of
+from agentledger.processors.rules.loading import RulesFileError, parse_rules
+from agentledger.processors.rules.models import StageLag
+from agentledger.processors.stage_lag import WRITER_GROUP, LagAlerts, Standings, alert_id_of
 from agentledger.processors.ticker import QUIET_AFTER_S, Activity, tick_of
 from agentledger.schemas import Codec, open_registry
-from agentledger.schemas.events import AlertRaised, AlertResolved
+from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated
 from agentledger.sinks import writer
 
 NOW_US = 1_750_000_000_400_000
@@ -28,7 +32,7 @@ def test_a_tick_belongs_to_no_tenant_and_to_a_run_of_its_own() -> None:
 
 
 def test_lag_is_the_age_of_what_is_not_acknowledged() -> None:
-    lag = StageLag()
+    lag = Standings()
     assert lag.note(0, {0: Standing(10, 10), 1: Standing(5, 5)}) == 0
     assert lag.note(5, {0: Standing(10, 20), 1: Standing(5, 5)}) == 0  # it has just been written
     assert lag.note(10, {0: Standing(10, 30), 1: Standing(5, 5)}) == 5
@@ -36,17 +40,43 @@ def test_lag_is_the_age_of_what_is_not_acknowledged() -> None:
     assert lag.note(20, {0: Standing(40, 40), 1: Standing(5, 5)}) == 0
 
 
-def test_a_stage_that_stands_still_is_told_once_and_when_it_has_caught_up() -> None:
-    alerts = LagAlerts(raise_after_s=30, resolve_below_s=10)
-    said = [alerts.conclude("worker", lag_s, NOW_US) for lag_s in (0.0, 29.0, 31.0, 300.0, 15.0, 9.0, 0.0, 40.0)]
-    assert [type(event) for event in said if event] == [AlertRaised, AlertResolved, AlertRaised]
-    assert said[2] is not None
-    assert said[5] is not None
-    assert [event.producer_seq for event in said if event] == [0, 1, 2]
-    assert {event.alert_id for event in said if isinstance(event, AlertRaised | AlertResolved)} == {
-        alert_id_of("worker")
-    }
-    assert alerts.conclude("packer", 50, NOW_US) is not None
+def lag_rules(text: bytes) -> LagAlerts:
+    return LagAlerts(rule for rule in parse_rules(text, where="test") if isinstance(rule, StageLag))
+
+
+def test_a_stage_that_stands_still_is_told_once_again_as_it_grows_and_when_it_has_caught_up() -> None:
+    alerts = lag_rules(b"{name: late, kind: stage_lag, severity: warning, window: 30s, resolve_below: 10s}")
+    lags = (0.0, 29.0, 31.0, 40.0, 300.0, 310.0, 15.0, 9.0, 0.0, 40.0)
+    said = [event for lag_s in lags for event in alerts.conclude("worker", lag_s, NOW_US)]
+    assert [type(event) for event in said] == [AlertRaised, AlertUpdated, AlertResolved, AlertRaised]
+    assert [event.producer_seq for event in said] == [0, 1, 2, 3]
+    raised, updated, *_ = said
+    assert isinstance(raised, AlertRaised)
+    assert (raised.rule, raised.severity, raised.expected) == ("late", "warning", 30.0)
+    assert raised.rule_version
+    assert isinstance(updated, AlertUpdated)
+    assert updated.count == 10
+    assert {event.alert_id for event in said} == {alert_id_of("late", "worker")}
+    assert alerts.conclude("packer", 50, NOW_US)
+
+
+def test_each_rule_on_lag_has_its_stages_and_its_limit() -> None:
+    alerts = lag_rules(
+        b"""
+        rules:
+          - {name: slow_holds, kind: stage_lag, stages: [holds], window: 5s, resolve_below: 1s}
+          - {name: late, kind: stage_lag, severity: info}
+        """
+    )
+    rules = {stage: [event.rule for event in alerts.conclude(stage, 6, NOW_US)] for stage in ("holds", "writer")}  # type: ignore[attr-defined]
+    assert rules == {"holds": ["slow_holds"], "writer": []}
+    assert [event.rule for event in alerts.conclude("holds", 60, NOW_US)] == ["slow_holds", "late"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", ["resolve_below: 1m", "where: {tenant: [a]}", "stages: [kitchen]", "window: 2h"])
+def test_a_rule_on_lag_that_cannot_be_is_refused(wrong: str) -> None:
+    with pytest.raises(RulesFileError):
+        lag_rules(b"{name: late, kind: stage_lag, %s}" % wrong.encode())
 
 
 def test_only_ticks_for_a_while_is_quiet_and_one_event_ends_it() -> None:
