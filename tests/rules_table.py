@@ -5,22 +5,27 @@ The recordings are folded as if they had been recorded live: ledger time is each
 
 from __future__ import annotations
 
+import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from agentledger.infra.replay_stages import SpilledStates
 from agentledger.processors.rule_trial import Firing, RuleTrial
+from agentledger.processors.rules.judgements import steps_limit
 from agentledger.processors.rules.loading import default_rules
+from agentledger.processors.rules.models import StepCount
+from agentledger.processors.rules.normals import EPOCH_US, Normals
+from agentledger.processors.run_state import RunState
 from agentledger.producers.importers import import_files
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import Event, RunStarted
 from agentledger.schemas.prices import GenaiPriceBook
 from tests.planted import Placed, live, plants
-from tests.trace_labels import LABELS, SETS, Truth, truth_of
+from tests.trace_labels import LABELS, SETS, Recorded, Truth, runs_of, truth_of
 from tests.traces import EXPECTED, ROOT, traces_folder
 
 DOCUMENT = ROOT / "infra" / "docs" / "ALERT_RULES.md"
@@ -28,6 +33,9 @@ DAY_US = 86_400_000_000
 PLANTED_IN = ("tau2-retail/retail-gpt-4.1.json.gz", "tau2-retail/telecom-solo-gpt-4.1-4trials.json.gz")
 FAULTY_EACH = 3
 PAGE = "critical"
+APART_US = 600_000_000  # longer than a run with placeholder times takes
+ORDERS = 100
+OTHER_THRESHOLDS = ((1.2, 98), (1.4, 98), (1.3, 99), (1.4, 95), (1.6, 95), (1.75, 90), (2.0, 90))
 # Rule to the label that says for which runs it should speak.
 LABEL_OF = {
     "going_in_circles": "circles",
@@ -83,7 +91,50 @@ def recorded(path: str) -> list[Event]:
     """The events of a set, or of one of its files, as if live."""
     events: list[Event] = []
     import_files(EXPECTED[path.partition("/")[0]].format, [traces_folder() / path], events.append)
-    return live(events)
+    return in_turn(live(events))
+
+
+def in_turn(events: Sequence[Event]) -> list[Event]:
+    """Runs that all begin at one moment, which is a placeholder then, begin one after another, in their order."""
+    starts = {event.run_id: event.occurred_at for event in events if isinstance(event, RunStarted)}
+    together: dict[int, list[str]] = defaultdict(list)
+    for run_id, start_us in starts.items():
+        together[start_us].append(run_id)
+    later_us = {run_id: place * APART_US for runs in together.values() for place, run_id in enumerate(runs)}
+    return [replace(event, occurred_at=event.occurred_at + later_us.get(event.run_id, 0)) for event in events]
+
+
+def runaways_in_any_order() -> dict[tuple[float, int], tuple[float, float]]:
+    """Thresholds of the rule on steps (times and quantile), those shipped first, to what it names then.
+
+    The runs of each workflow come in a random order, and each is judged by those before it. Named is a share of all
+    runaway runs, and how many others, in the mean over ORDERS orders.
+    """
+    [shipped] = [rule for rule in default_rules() if isinstance(rule, StepCount)]
+    groups: dict[str, list[Recorded]] = defaultdict(list)
+    for name in SETS:
+        for run in runs_of(traces_folder(), name):
+            groups[f"{name} {run.workflow}"].append(run)
+    far = {run_id for truth, _ in on_recordings().values() for run_id in truth.runs["runaway"]}
+    found = {}
+    for times, percent in [(shipped.times, shipped.quantile_percent), *OTHER_THRESHOLDS]:
+        rule = shipped.model_copy(update={"times": times, "quantile_percent": percent})
+        orders = [(runs, random.Random(seed)) for runs in groups.values() for seed in range(ORDERS)]
+        named = [run_id for runs, rng in orders for run_id in _named_in_order(rule, runs, rng)]
+        right = sum(run_id in far for run_id in named)
+        found[times, percent] = right / ORDERS / len(far), (len(named) - right) / ORDERS
+    return found
+
+
+def _named_in_order(rule: StepCount, runs: Sequence[Recorded], rng: random.Random) -> Iterator[str]:
+    """The runs that the rule names where they end one after another in an order drawn at random."""
+    normals = Normals()
+    facts = RunState(tenant_id="t", run_id="r", base_event_id="", last_offset=-1, last_time_us=0, workflow="w")
+    for offset, run in enumerate(rng.sample(runs, len(runs))):
+        facts.last_time_us = 2 * offset * EPOCH_US
+        if run.steps > steps_limit(rule, facts, normals):
+            yield run.run_id
+        normals.add(offset, facts.last_time_us, "t", "w", run.steps, policy=False)
 
 
 @cache
@@ -173,6 +224,16 @@ def rendered() -> str:
         table(
             ("set", "ordinary runs", "alerts", "pages"),
             ([name, *map(str, counts)] for name, counts in ordinary_alerts().items()),
+        ),
+        "What is normal for `runaway_run` depends on which runs came before. In the mean over "
+        f"{ORDERS} random orders of the runs of each workflow, all sets together, with the thresholds that are shipped "
+        "(first) and with others:",
+        table(
+            ("times", "quantile", "runaway runs named", "others named"),
+            (
+                [str(times), f"{percent} %", f"{share:.2f}", f"{others:.2f}"]
+                for (times, percent), (share, others) in runaways_in_any_order().items()
+            ),
         ),
         f"On {len(PLANTED_IN)} recorded batches with one fault planted into every {FAULTY_EACH}rd run and its harmless "
         "twin into the others (`tests/planted.py`):",

@@ -70,9 +70,14 @@ LABELS = {
 }
 
 
+def runs_of(folder: Path, name: str) -> list[Recorded]:
+    """The runs of one set."""
+    return list(_READERS[name](folder / name))
+
+
 def truth_of(folder: Path, name: str) -> Truth:
     """The labels of one set."""
-    runs = list(_READERS[name](folder / name))
+    runs = runs_of(folder, name)
     by_workflow: dict[str, list[Recorded]] = defaultdict(list)
     for run in runs:
         by_workflow[run.workflow].append(run)

@@ -178,12 +178,13 @@ class RetryStorm(_RunRule):
 class StepCount(_RunRule):
     """More model and tool calls than `times` the quantile of the workflow's finished runs, and than `floor`.
 
-    `min_volume` is how many of those must be known. They are those of the run's partition.
+    `min_volume` is how many of those must be known. They are those of the run's partition. The quantile should lie near
+    the end, which holds the workflow's own spread, but short of it: one runaway must not be the next one's norm.
     """
 
     kind: Literal["step_count"]
-    times: Times = 3.0
-    quantile_percent: int = Field(default=90, ge=1, le=100)
+    times: Times = 1.3
+    quantile_percent: int = Field(default=98, ge=1, le=100)
     floor: int = Field(default=20, ge=1)
     min_volume: int = Field(default=20, ge=5, le=1_000_000)
 
