@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from agentledger.producers.importers.documents import digest_and_size, parse_json, read_document, read_lines
+from agentledger.producers.importers.documents import read_document, read_lines
 from agentledger.producers.importers.messages import calls_of, pair_results, tool_call_fields, turn_digest
 from agentledger.producers.importers.records import (
     TIMELESS_START_US,
@@ -21,12 +21,9 @@ from agentledger.producers.importers.records import (
     RunBuilder,
     RunFacts,
     Unmapped,
-    as_dict,
-    as_text,
-    cost_nanousd,
     iso_to_us,
-    short_text,
 )
+from agentledger.producers.json_values import as_dict, as_text, cost_nanousd, digest_and_size, parse_json, short_text
 from agentledger.producers.usage import disjoint_tokens
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import ModelCallCompleted, OutcomeRecorded, RunFinished, RunStarted, ToolCallCompleted

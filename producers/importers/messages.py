@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentledger.producers.importers.documents import digest_and_size, parse_json_text
-from agentledger.producers.importers.records import as_dict, as_list, as_text
+from agentledger.producers.json_values import as_dict, as_list, as_text, digest_and_size, parse_json_text
 
 ERROR_PREFIX = "Error:"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentledger.producers.importers.documents import digest_and_size, read_document
+from agentledger.producers.importers.documents import read_document
 from agentledger.producers.importers.records import (
     TIMELESS_START_US,
     ImportOptions,
@@ -18,11 +18,14 @@ from agentledger.producers.importers.records import (
     RunBuilder,
     RunFacts,
     Unmapped,
+)
+from agentledger.producers.json_values import (
     as_count,
     as_dict,
     as_list,
     as_text,
     cost_nanousd,
+    digest_and_size,
     short_text,
 )
 from agentledger.producers.usage import disjoint_tokens

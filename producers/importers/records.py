@@ -2,35 +2,31 @@
 
 Identity. A run's id is its natural id where that is unique (a UUID, a trace id), else its name and a digest of its
 content; never its file's name. An event's id is made of the family of formats, tenant, run id, kind and place among
-that kind. So the same run, read again from whatever file, gives the same ids, and changed content under an old id shows
-up as a conflict instead of being counted twice. That is also what happens when a run is imported again under another
-`source`: the first label stays. Another tenant is another ledger: there the run id begins with the tenant's name.
+that kind; that of a span's event is made of trace and span (`producers.otel`), however the span came. So the same run,
+read again from whatever file, gives the same ids, and changed content under an old id shows up as a conflict instead of
+being counted twice. That is also what happens when a run is imported again under another `source`: the first label
+stays. Another tenant is another ledger: there the run id begins with the tenant's name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentledger.producers.importers.documents import clean_text
-from agentledger.schemas import content_id, usd_to_nanousd
-from agentledger.schemas.errors import ImportFormatError, MoneyError
+from agentledger.producers.json_values import short_text
+from agentledger.schemas import content_id
 from agentledger.schemas.events import Event
 
 DEFAULT_TENANT = "default"
 ENVIRONMENT = "imported"
 TIMELESS_START_US = 946_684_800_000_000  # 2000-01-01: plainly not a real time, and the same on every import
 LABEL_CHARS_MAX = 200  # labels are stored with every event of the run
-MESSAGE_CHARS_MAX = 300
 FIELD_CHARS_MAX = 1000  # names and digests are far shorter; content never goes into an event
 RUN_ID_CHARS_MAX = 200
-_HOME = re.compile(r"(/Users/|/home/|[A-Za-z]:\\Users\\)[^/\\\s\"']+")
 E = TypeVar("E", bound=Event)
 
 
@@ -124,11 +120,14 @@ class RunBuilder:
         producer: str = "",
         seq: int | None = None,
         labels: Mapping[str, str] | None = None,
+        event_id: str = "",
+        agent_id: str = "",
         **fields: Any,
     ) -> E:
         """The next event of the run. `producer` is given for events that only one format of a family makes.
 
-        `seq` is given where the source numbers its records itself; it is then also the event's place.
+        `seq` is given where the source numbers its records itself; it is then also the event's place. `event_id` is
+        given where what it tells of has an id of its own, `agent_id` where it isn't the run's agent that acted.
         """
         producer = producer or self._facts.family
         place_key = f"{producer}\x1f{kind.__name__}"
@@ -138,7 +137,8 @@ class RunBuilder:
         self._next_seq[producer] = number + 1
         options, facts = self._options, self._facts
         event = kind(
-            event_id=content_id(
+            event_id=event_id
+            or content_id(
                 occurred_at_us - self._id_shift_us,
                 "import",
                 producer,
@@ -153,7 +153,7 @@ class RunBuilder:
             run_id=self.run_id,
             step=len(self._events) if seq is None else seq,
             trace_id=facts.trace_id,
-            agent_id=options.agent_id or facts.agent_id,
+            agent_id=options.agent_id or agent_id or facts.agent_id,
             agent_version=facts.agent_version,
             workflow=options.workflow or facts.workflow,
             environment=options.environment,
@@ -180,12 +180,6 @@ def _bounded_id(natural_id: str) -> str:
     return f"{natural_id[:RUN_ID_CHARS_MAX]}-{hashlib.sha256(natural_id.encode()).hexdigest()[:16]}"
 
 
-def short_text(value: Any, chars_max: int = MESSAGE_CHARS_MAX) -> str:
-    """The value as text for an event: no lone surrogates, no login name in a home folder's path, cut to a bound."""
-    text = _HOME.sub(r"\1…", clean_text(str(value)[: chars_max + 200]))
-    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
-
-
 def iso_to_us(text: Any) -> int | None:
     """Microseconds since 1970 of an ISO time; one without a zone is taken as UTC. None where it isn't a time."""
     if not isinstance(text, str):
@@ -197,40 +191,3 @@ def iso_to_us(text: Any) -> int | None:
     except (ValueError, OverflowError):
         return None
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def cost_nanousd(amount_usd: Any) -> int | None:
-    """The amount in nano-dollars; None where there is none. Raises ImportFormatError where it isn't an amount."""
-    if amount_usd is None or isinstance(amount_usd, bool):
-        return None
-    try:
-        return usd_to_nanousd(amount_usd)
-    except MoneyError as error:
-        raise ImportFormatError(error.what) from None
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    """The value where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: Any) -> list[Any]:
-    """The value where it is a JSON array, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
-def as_text(value: Any) -> str:
-    """The value where it is a text, else an empty one."""
-    return clean_text(value) if isinstance(value, str) else ""
-
-
-def as_count(value: Any) -> int | None:
-    """The value where it is a count of 0 or more, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
-
-
-def as_ms(value: Any) -> float | None:
-    """The value where it is a number of milliseconds, else None."""
-    if not isinstance(value, int | Decimal) or isinstance(value, bool) or not 0 <= value < 2**53:
-        return None
-    return float(value)

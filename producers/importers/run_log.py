@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentledger.producers.importers.documents import digest_and_size, parse_json, read_lines
+from agentledger.producers.importers.documents import read_lines
 from agentledger.producers.importers.records import (
     TIMELESS_START_US,
     ImportOptions,
@@ -19,10 +19,14 @@ from agentledger.producers.importers.records import (
     RunBuilder,
     RunFacts,
     Unmapped,
+)
+from agentledger.producers.json_values import (
     as_count,
     as_ms,
     as_text,
     cost_nanousd,
+    digest_and_size,
+    parse_json,
     short_text,
 )
 from agentledger.producers.usage import disjoint_tokens

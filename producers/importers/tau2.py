@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentledger.producers.importers.documents import digest_and_size, read_document
+from agentledger.producers.importers.documents import read_document
 from agentledger.producers.importers.messages import Call, calls_of, pair_results, tool_call_fields, turn_digest
 from agentledger.producers.importers.records import (
     TIMELESS_START_US,
@@ -19,13 +19,16 @@ from agentledger.producers.importers.records import (
     RunBuilder,
     RunFacts,
     Unmapped,
+    iso_to_us,
+)
+from agentledger.producers.json_values import (
     as_count,
     as_dict,
     as_list,
     as_ms,
     as_text,
     cost_nanousd,
-    iso_to_us,
+    digest_and_size,
     short_text,
 )
 from agentledger.producers.usage import disjoint_tokens

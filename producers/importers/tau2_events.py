@@ -15,20 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from agentledger.producers.importers import tau2
-from agentledger.producers.importers.documents import digest_and_size, parse_json, read_document, read_lines
+from agentledger.producers.importers.documents import read_document, read_lines
 from agentledger.producers.importers.messages import Call
-from agentledger.producers.importers.records import (
-    ImportOptions,
-    Item,
-    Rejected,
-    RunBuilder,
-    Unmapped,
-    as_dict,
-    as_list,
-    as_text,
-    iso_to_us,
-    short_text,
-)
+from agentledger.producers.importers.records import ImportOptions, Item, Rejected, RunBuilder, Unmapped, iso_to_us
+from agentledger.producers.json_values import as_dict, as_list, as_text, digest_and_size, parse_json, short_text
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import PolicyDecided, StateChanged, ToolCallCompleted
 

@@ -11,7 +11,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "area", ["schemas", "producers", "processors", "sinks", "infra/stack", "producers/importers", "producers/outbox"]
+    "area",
+    [
+        "schemas",
+        "producers",
+        "processors",
+        "sinks",
+        "infra/stack",
+        "producers/importers",
+        "producers/otel",
+        "producers/outbox",
+    ],
 )
 def test_a_facade_exports_what_it_says_sorted(area: str) -> None:
     tree = ast.parse((ROOT / area / "__init__.py").read_text("utf-8"))

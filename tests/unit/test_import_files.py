@@ -12,14 +12,9 @@ import pytest
 from agentledger.producers import importers
 from agentledger.producers.importers import FORMATS, ImportOptions, Progress, expand_paths, find_files, import_files
 from agentledger.producers.importers import documents as documents_module
-from agentledger.producers.importers.documents import (
-    digest_and_size,
-    parse_json,
-    parse_json_text,
-    read_document,
-    read_lines,
-)
-from agentledger.producers.importers.records import iso_to_us, short_text
+from agentledger.producers.importers.documents import read_document, read_lines
+from agentledger.producers.importers.records import iso_to_us
+from agentledger.producers.json_values import digest_and_size, parse_json, parse_json_text, short_text
 from agentledger.producers.usage import disjoint_tokens
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import Event, RunStarted

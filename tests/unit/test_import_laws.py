@@ -22,7 +22,7 @@ from agentledger.producers.importers import (
     tau2,
     tau2_events,
 )
-from agentledger.producers.importers.documents import parse_json
+from agentledger.producers.json_values import parse_json
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import ImportFormatError
 

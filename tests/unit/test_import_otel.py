@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped
-from agentledger.producers.importers.documents import parse_json
 from agentledger.producers.importers.otel_json import parse, read_span
+from agentledger.producers.json_values import parse_json
 from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import ModelCallCompleted, RunFinished, RunStarted, ToolCallCompleted
 

@@ -1,0 +1,25 @@
+"""OpenTelemetry spans to events: one mapping for recordings, for OTLP over HTTP, and for a running SDK."""
+
+from agentledger.producers.otel.events import SpanEvents, SpanReader, events_of, root_of, run_id_of
+from agentledger.producers.otel.memory import Memory, TraceMemory
+from agentledger.producers.otel.reading import BadSpan, Draft, Note, Reading, read_spans, service_of
+from agentledger.producers.otel.spans import Span, SpanEvent, hex_id
+
+__all__ = [
+    "BadSpan",
+    "Draft",
+    "Memory",
+    "Note",
+    "Reading",
+    "Span",
+    "SpanEvent",
+    "SpanEvents",
+    "SpanReader",
+    "TraceMemory",
+    "events_of",
+    "hex_id",
+    "read_spans",
+    "root_of",
+    "run_id_of",
+    "service_of",
+]
