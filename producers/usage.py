@@ -6,6 +6,7 @@ of it. The one place that knows who counts what within what.
 | OpenAI (`prompt_tokens` or `input_tokens` with details) | within input | within input | within output |
 | Anthropic (`cache_read_input_tokens`, …) | beside input | beside input | within output |
 | LangChain, Pydantic AI, LiteLLM, OpenAI Agents, for every provider | within input | within input | within output |
+| spans of OpenTelemetry (`producers.otel.usage` has the exceptions) | within input | within input | within output |
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The facts of one call, read from its span: the fields of a ModelCallCompleted or a ToolCallCompleted.
 
-Content is only ever digested: no prompt, argument or result goes into an event.
+Content goes through `describe`, which by default gives its digest and size alone.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from agentledger.producers.json_values import (
     as_list,
@@ -27,9 +27,20 @@ ARGUMENTS_CHARS_MAX = 1 << 20  # of a Python literal that stands for arguments
 LABEL_NOT_READ = "usage_not_read"
 SPAN_ERROR = "span_error"
 _MS_MAX = 2**53
+Part = Literal["input", "output", "arguments", "result"]
+Describe = Callable[
+    [Part, Any, str], dict[str, Any]
+]  # what it is, its value, the tool's name: the call's fields for it
 
 
-def model_call_fields(span: Span) -> dict[str, Any]:
+def describe_by_digest(part: Part, value: Any, tool: str) -> dict[str, Any]:
+    """Digest and size of a value, as fields of its call."""
+    del tool
+    digest, size = digest_and_size(value)
+    return {f"{part}_digest": digest, f"{part}_bytes": size}
+
+
+def model_call_fields(span: Span, describe: Describe = describe_by_digest) -> dict[str, Any]:
     """The fields of a ModelCallCompleted. Raises ImportFormatError where a cost is no amount of money."""
     attributes = span.attributes
     requested = _text(attributes, names.REQUESTED_MODEL)
@@ -43,22 +54,21 @@ def model_call_fields(span: Span) -> dict[str, Any]:
         "reported_cost_nanousd": _cost(attributes),
         "time_to_first_token_ms": _time_to_first_token_ms(attributes),
         **disjoint_usage(attributes),
-        **_digests("input", _messages(span, names.MODEL_INPUT, names.MODEL_INPUT_PREFIXES, names.MODEL_INPUT_EVENTS)),
-        **_digests(
-            "output", _messages(span, names.MODEL_OUTPUT, names.MODEL_OUTPUT_PREFIXES, names.MODEL_OUTPUT_EVENTS)
-        ),
+        **_described(describe, "input", _input(span)),
+        **_described(describe, "output", _output(span)),
         **_ending(span),
     }
 
 
-def tool_call_fields(span: Span) -> dict[str, Any]:
+def tool_call_fields(span: Span, describe: Describe = describe_by_digest) -> dict[str, Any]:
     """The fields of a ToolCallCompleted."""
     attributes = span.attributes
+    tool = tool_of(span)
     fields = {
-        "tool": tool_of(span),
+        "tool": tool,
         "call_id": _text(attributes, names.TOOL_CALL_ID),
-        **_digests("arguments", _arguments(first_of(attributes, names.TOOL_ARGUMENTS))),
-        **_digests("result", first_of(attributes, names.TOOL_RESULT)),
+        **_described(describe, "arguments", _arguments(first_of(attributes, names.TOOL_ARGUMENTS)), tool),
+        **_described(describe, "result", first_of(attributes, names.TOOL_RESULT), tool),
         **_ending(span),
     }
     if fields["status"] == "error" and "timeout" in fields["error_type"].lower():
@@ -163,6 +173,14 @@ def _number(value: Any) -> int | Decimal | None:
     return value if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
 
 
+def _input(span: Span) -> Any:
+    return _messages(span, names.MODEL_INPUT, names.MODEL_INPUT_PREFIXES, names.MODEL_INPUT_EVENTS)
+
+
+def _output(span: Span) -> Any:
+    return _messages(span, names.MODEL_OUTPUT, names.MODEL_OUTPUT_PREFIXES, names.MODEL_OUTPUT_EVENTS)
+
+
 def _messages(span: Span, among: Iterable[str], prefixes: tuple[str, ...], events: frozenset[str]) -> Any:
     """What was asked or answered, in whichever way the span tells it; None where it doesn't."""
     value = first_of(span.attributes, among)
@@ -194,9 +212,11 @@ def _python_literal(text: str) -> Any:
         return text
 
 
-def _digests(what: str, value: Any) -> dict[str, Any]:
-    """Digest and size of what a string of JSON stands for."""
+def _described(describe: Describe, part: Part, value: Any, tool: str = "") -> dict[str, Any]:
+    """The fields for content; a string of JSON stands for what it says, unless that is nested too deeply."""
     if value is None:
         return {}
-    digest, size = digest_and_size(parse_json_text(value) if isinstance(value, str) else value)
-    return {f"{what}_digest": digest, f"{what}_bytes": size}
+    try:
+        return describe(part, parse_json_text(value) if isinstance(value, str) else value, tool)
+    except RecursionError:
+        return describe(part, str(value), tool)

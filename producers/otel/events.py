@@ -37,7 +37,7 @@ class SpanReader:
     """Makes events of spans, of all tenants and traces; remembers as much of them as it needs. Safe for threads."""
 
     def __init__(self, memory: Memory | None = None) -> None:
-        self._memory = memory or Memory()
+        self._memory = Memory() if memory is None else memory
         self._lock = threading.Lock()
 
     def read(self, tenant_id: str, spans: Iterable[Span]) -> SpanEvents:

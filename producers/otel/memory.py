@@ -10,10 +10,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from agentledger.producers.json_values import as_text
 from agentledger.producers.otel.calls import tool_of
-from agentledger.producers.otel.names import AGENT, MODEL, TOOL
-from agentledger.producers.otel.roles import is_mcp_call, role_of
+from agentledger.producers.otel.names import AGENT, AGENT_NAME, MODEL, TOOL
+from agentledger.producers.otel.roles import first_of, is_mcp_call, role_of
 from agentledger.producers.otel.spans import Span
+from agentledger.schemas.events import RunStarted
 
 COUNTED, MERGED, NO_CALL, UNDECIDED = "counted", "merged", "no call", ""
 SPANS_MAX = 200_000  # of all traces together, at some 300 bytes each: ten minutes at 300 spans a second
@@ -43,6 +45,7 @@ class TraceMemory:
     around_mcp: dict[str, set[str]] = field(default_factory=dict)  # spans that MCP calls lie under, and those' tools
     without_event: Counter[str] = field(default_factory=Counter)
     steps: dict[tuple[str, str, int], int] = field(default_factory=dict)  # of span, record and copy
+    next_step: int = 1
     agent: str = ""
     agent_version: str = ""
     workflow: str = ""
@@ -60,6 +63,13 @@ class TraceMemory:
                 self._forget(next(iter(self.spans)))
             seen = self.spans[span_id] = SeenSpan(parent_id)
         return seen
+
+    def announce(self, span: Span) -> None:
+        """Note a span that has begun: where it hangs, and the agent's name, so that what happens inside can have it."""
+        seen = self.hang(span.span_id, span.parent_id)
+        if role_of(span) == AGENT:
+            seen.agent = as_text(first_of(span.attributes, AGENT_NAME))
+            self.agent = self.agent or seen.agent
 
     def take(self, span: Span) -> SeenSpan:
         """Note a span that has ended."""
@@ -105,8 +115,17 @@ class TraceMemory:
         return any(is_same_tool(tool, inner) for inner in self.around_mcp.get(span_id, ()))
 
     def step_of(self, span_id: str, record_name: str, copy: int) -> int:
-        """The event's place among those of the trace, in the order in which they were first made."""
-        return self.steps.setdefault((span_id, record_name, copy), len(self.steps))
+        """The event's place among those of the trace: 0 is the run's start, the others count on as they are made."""
+        if record_name == RunStarted.__name__:
+            return 0
+        place = span_id, record_name, copy
+        step = self.steps.get(place)
+        if step is None:
+            step = self.steps[place] = self.next_step
+            self.next_step += 1
+            if len(self.steps) > SPANS_PER_TRACE_MAX:
+                del self.steps[next(iter(self.steps))]
+        return step
 
     def count_without_event(self, kind: str) -> None:
         """Count a span that no event stands for."""
@@ -151,6 +170,9 @@ class Memory:
             trace = self._traces[key] = TraceMemory(tenant_id)
         self._traces.move_to_end(key)
         return trace
+
+    def __len__(self) -> int:
+        return len(self._traces)
 
     def grow(self, spans: int) -> None:
         """A trace has so many spans more: forget the oldest traces until the spans of all fit; the latest stays."""

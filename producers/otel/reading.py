@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from agentledger.producers.json_values import as_text
 from agentledger.producers.otel import names
 from agentledger.producers.otel.calls import (
+    Describe,
+    describe_by_digest,
     error_message,
     error_type,
     failed,
@@ -29,7 +31,7 @@ from agentledger.schemas.errors import ImportFormatError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunFinished, RunStarted, ToolCallCompleted
 
 LABEL_WITHOUT_EVENT = "spans_without_event"
-_FIELDS: dict[str, tuple[type[Event], Callable[[Span], dict[str, Any]]]] = {
+_FIELDS: dict[str, tuple[type[Event], Callable[[Span, Describe], dict[str, Any]]]] = {
     MODEL: (ModelCallCompleted, model_call_fields),
     TOOL: (ToolCallCompleted, tool_call_fields),
 }
@@ -75,8 +77,23 @@ class Reading:
     bad: list[BadSpan] = field(default_factory=list)
 
 
-def read_spans(spans: Sequence[Span], trace: TraceMemory, root: Span | None) -> Reading:
+def run_started(root: Span, trace: TraceMemory) -> Draft:
+    """The start of the run, told while its root span is still open."""
+    trace.take(root)
+    _name_agents([root], trace, root)
+    return _draft(RunStarted, root, trace, root.started_us, {})
+
+
+def read_spans(
+    spans: Sequence[Span],
+    trace: TraceMemory,
+    root: Span | None,
+    *,
+    start_is_told: bool = False,
+    describe: Describe = describe_by_digest,
+) -> Reading:
     """What these spans say, given what is remembered of their trace, which is changed. `root` is one of them, or None.
+    `describe` says what is kept of content.
 
     The same spans again give the same: what was decided of a span once stays so.
     """
@@ -84,13 +101,15 @@ def read_spans(spans: Sequence[Span], trace: TraceMemory, root: Span | None) -> 
     seen = {span.span_id: trace.take(span) for span in ordered}
     _name_agents(ordered, trace, root)
     reading = Reading()
-    if root is not None:
+    if root is not None and not start_is_told:
         reading.drafts.append(_draft(RunStarted, root, trace, root.started_us, {}))
     outer = _decide(ordered, seen, trace, root)
     for span in ordered:
-        _read_span(span, seen[span.span_id], outer.get(span.span_id), trace, reading)
-        if seen[span.span_id].fate != COUNTED and span is not root:
-            kind = as_text(span.attributes.get("openinference.span.kind")) or seen[span.span_id].role or span.name
+        mine = seen[span.span_id]
+        if mine.fate == COUNTED:
+            _read_call(_Told(span, mine, outer.get(span.span_id)), trace, reading, describe)
+        elif span is not root:
+            kind = as_text(span.attributes.get("openinference.span.kind")) or mine.role or span.name
             reading.notes.append(Note(f"wrapper span {kind}", span.name))
     if root is not None and root.ended_us is not None:
         reading.drafts.append(_draft(RunFinished, root, trace, root.ended_us, _run_end(root), labels=_left_out(trace)))
@@ -130,20 +149,26 @@ def _fate(span: Span, mine: SeenSpan, trace: TraceMemory) -> str:
     return NO_CALL
 
 
-def _read_span(span: Span, mine: SeenSpan, outer: Span | None, trace: TraceMemory, reading: Reading) -> None:
-    """Add a counted span's event."""
-    if mine.fate != COUNTED:
-        return
+class _Told(NamedTuple):
+    """A span that counts as a call, and the one around it that tells of the same call."""
+
+    span: Span
+    mine: SeenSpan
+    outer: Span | None
+
+
+def _read_call(told: _Told, trace: TraceMemory, reading: Reading, describe: Describe) -> None:
+    """Add the event of a call."""
+    span, mine, outer = told
     kind, read = _FIELDS[mine.role]
     try:
-        fields = read(span)
+        fields, labels = read(span, describe), labels_of(span)
+        if outer is not None:
+            fields, labels = _joined(fields, read(outer, describe)), labels_of(outer) | labels
     except ImportFormatError as error:
         mine.fate = NO_CALL
         reading.bad.append(BadSpan(span, error.what))
         return
-    labels = labels_of(span)
-    if outer is not None:
-        fields, labels = _joined(fields, read(outer)), labels_of(outer) | labels
     reading.drafts.append(_draft(kind, span, trace, span.completed_us, fields, labels=labels))
     if mine.role == MODEL and fields["reported_cost_nanousd"] is None:
         reading.notes.append(Note("model call without a cost", span.name))

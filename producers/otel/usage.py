@@ -8,6 +8,7 @@ from typing import Any
 from agentledger.producers.json_values import as_count, as_text
 from agentledger.producers.otel import names
 from agentledger.producers.otel.roles import first_of
+from agentledger.producers.usage import Tokens, tokens_of_totals
 
 _READ = frozenset(
     {
@@ -26,33 +27,28 @@ _READ = frozenset(
 _ANTHROPIC = ("anthropic", "claude")
 
 
-def disjoint_usage(attributes: Mapping[str, Any]) -> dict[str, int | None]:
-    """The token fields of a ModelCallCompleted; None where the span doesn't say.
+def disjoint_usage(attributes: Mapping[str, Any]) -> Tokens:
+    """The disjoint counts of a span; None where it doesn't say.
 
     By the conventions cached tokens are part of the input and reasoning is part of the output. Some instrumentations
     hand on what a provider counts beside each other: that is seen where the whole is smaller than its part, where the
     total is the sum of all, and known of those in `names.CACHE_BESIDE_INPUT`.
     """
-    given = _count(attributes, names.INPUT_TOKENS)
-    read = _count(attributes, names.CACHE_READ_TOKENS)
-    written = _count(attributes, names.CACHE_WRITE_TOKENS)
-    answered = _count(attributes, names.OUTPUT_TOKENS)
+    given, answered = _count(attributes, names.INPUT_TOKENS), _count(attributes, names.OUTPUT_TOKENS)
+    read, written = _count(attributes, names.CACHE_READ_TOKENS), _count(attributes, names.CACHE_WRITE_TOKENS)
     thought = _count(attributes, names.REASONING_TOKENS)
     total = _count(attributes, names.TOTAL_TOKENS)
+    uncached = _count(attributes, names.UNCACHED_INPUT_TOKENS)
     cached = (read or 0) + (written or 0)
-    plain = _count(attributes, names.UNCACHED_INPUT_TOKENS)
-    if plain is None:
-        beside = _is_beside(cached, given, answered, total) or _hands_on(attributes)
-        plain = given if given is None or beside else given - cached
-    if thought is not None and answered is not None and not _is_beside(thought, answered, given, total):
-        answered -= thought
-    return {
-        "input_tokens": plain,
-        "cache_read_tokens": read,
-        "cache_write_tokens": written,
-        "output_tokens": answered,
-        "reasoning_tokens": thought,
-    }
+    if uncached is not None:
+        given = uncached + cached
+    elif given is not None and (_is_beside(cached, given, answered, total) or _hands_on(attributes)):
+        given += cached
+    if answered is not None and _is_beside(thought or 0, answered, given, total):
+        answered += thought or 0
+    return tokens_of_totals(
+        input_total=given, output_total=answered, cache_read=read, cache_write=written, reasoning=thought
+    )
 
 
 def usage_not_read(attributes: Mapping[str, Any]) -> list[str]:
@@ -68,11 +64,9 @@ def _count(attributes: Mapping[str, Any], among: Iterable[str]) -> int | None:
     return next((count for name in among if (count := as_count(attributes.get(name))) is not None), None)
 
 
-def _is_beside(part: int, whole: int | None, rest: int | None, total: int | None) -> bool:
+def _is_beside(part: int, whole: int, rest: int | None, total: int | None) -> bool:
     """Whether a part is counted beside what the convention calls its whole; `rest` is what else is in the total."""
-    if whole is None or part > whole:
-        return True
-    return bool(part) and total is not None and rest is not None and total == whole + rest + part
+    return part > whole or (bool(part) and rest is not None and total == whole + rest + part)
 
 
 def _hands_on(attributes: Mapping[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""Integrations: a module per framework, each to be imported where that framework is installed."""
