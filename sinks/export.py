@@ -48,8 +48,9 @@ BLOCK_BYTES = 1 << 20
 STREAMS = 2  # from ClickHouse at a time: more would starve the writer on a small server
 PARTS_AHEAD = 1  # being written while one is checked
 # Snappy is what pandas and Spark write, too: ClickHouse's own choice, zstd, takes a third more time for the same rows.
+# Bloom filters are for finding single rows; they take a quarter of the time and a tenth of the file.
 SETTINGS = (
-    "SETTINGS output_format_parquet_compression_method = 'snappy', "
+    "SETTINGS output_format_parquet_compression_method = 'snappy', output_format_parquet_write_bloom_filter = 0, "
     "output_format_json_quote_64bit_integers = 0, output_format_avro_codec = 'deflate', "
     "output_format_avro_string_column_pattern = '.*', prefer_column_name_to_alias = 1"
 )

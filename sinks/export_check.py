@@ -17,7 +17,7 @@ import fastavro
 
 from agentledger.sinks.export_columns import ADDED, DataColumn, data_columns
 from agentledger.sinks.export_rows import ReadRecord, RecordReader, ocsf_lines
-from agentledger.sinks.verify_export import BadExportError, Record, read_open, read_records
+from agentledger.sinks.verify_export import BadExportError, Record, mapped, read_record, read_records
 
 Row = dict[str, Any]
 Place = tuple[str, int, int]  # topic, partition, index
@@ -69,7 +69,7 @@ class RowCheck:
         places = {(*self._logs[record.log], record.log_index): at for at, record in _readable(evidence)}
         labels = {*(column.name for column in self._columns), ADDED}
         count = 0
-        with evidence.open("rb") as file:
+        with mapped(evidence) as raw:
             for row in rows:
                 count += 1
                 if row.keys() != labels:
@@ -77,8 +77,7 @@ class RowCheck:
                 place = (_text(row["topic"]), int(row["partition"]), int(row["log_index"]))
                 if place not in places:
                     raise BadExportError(f"{name}: {_named(place)} is there twice, or not in the evidence")
-                file.seek(places.pop(place))
-                [read] = self._reader.read([next(read_open(file))])
+                [read] = self._reader.read([read_record(raw, places.pop(place))[0]])
                 self._check_row(f"{name}: {_named(place)}", row, read)
                 _check_query(f"{name}: {_named(place)}", read, self._query)
         if places:
@@ -169,12 +168,14 @@ def _named(place: Place) -> str:
 
 def _readable(evidence: Path) -> Iterator[tuple[int, Record]]:
     """The readable records of a file, each with where it begins."""
-    with evidence.open("rb") as file:
+    with mapped(evidence) as raw:
         at = 0
-        for record in map(Record._make, read_open(file)):
+        while at < len(raw):
+            fields, behind = read_record(raw, at)
+            record = Record._make(fields)
             if any(record.schema):
                 yield at, record
-            at = file.tell()
+            at = behind
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

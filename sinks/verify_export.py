@@ -19,13 +19,14 @@ import base64
 import binascii
 import hashlib
 import json
+import mmap
 import re
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -237,8 +238,9 @@ def leaf_maker(topic_id: str, partition: int) -> Callable[..., bytes]:
     numbers, hashes = struct.Struct(">IqIqIqI"), struct.Struct(">I32sI32sI32sI32s")
     whole, sha = struct.Struct(">IqIqIqI36sI32sI32sI32sI32s"), hashlib.sha256
 
-    def leaf(index: int, offset: int, time_us: int, event_id: bytes, digests: Sequence[bytes]) -> bytes:
-        schema, key, headers, value = digests
+    def leaf(  # noqa: PLR0917 (called once per record, where keywords would tell)
+        index: int, offset: int, time_us: int, event_id: bytes, schema: bytes, key: bytes, headers: bytes, value: bytes
+    ) -> bytes:
         if len(event_id) == 36:  # nearly all: at once
             parts = whole.pack(
                 8, offset, 8, index, 8, time_us, 36, event_id, 32, schema, 32, key, 32, headers, 32, value
@@ -292,7 +294,7 @@ class Log:
         found, offset, time_us, event_id, *digests = line
         if found != index:
             raise BadExportError(f"{self.name}: index {found} stands where {index} must")
-        return self.leaf(index, offset, time_us, event_id.encode(), [bytes.fromhex(one) for one in digests])
+        return self.leaf(index, offset, time_us, event_id.encode(), *map(bytes.fromhex, digests))
 
     def check_next(self, index: int) -> None:
         """Raise BadExportError unless the next record is the one with this index."""
@@ -308,9 +310,12 @@ class Log:
         if len(self.leaves) >= LEAVES_MAX:
             self.flush()
 
-    def show(self, offset: int, time_us: int, schema: bytes, rest: Sequence[bytes]) -> None:
-        """Take the next record, which the export shows; `rest` is SHA-256 of key and of headers, and the value."""
-        index, (key, headers, value) = self.next, rest
+    def show(  # noqa: PLR0917 (as `leaf`)
+        self, index: int, offset: int, time_us: int, schema: bytes, key: bytes, headers: bytes, value: bytes
+    ) -> None:
+        """Take the next record, which the export shows: fields of a `Record`."""
+        if index != self.next or index >= self.behind:
+            self.check_next(index)
         if time_us < self.time_us:
             raise BadExportError(
                 f"{self.name} index {index}: its time is before that of the range or of an earlier record"
@@ -319,8 +324,8 @@ class Log:
             raise BadExportError(f"{self.name} index {index}: its time is behind the range")
         self.time_us = time_us
         match = EVENT_ID.match(value, 5) if schema != NO_SCHEMA else None
-        digests = schema, key, headers, hashlib.sha256(value).digest()
-        self.leaves.append(self.leaf(index, offset, time_us, match[1] if match else b"", digests))
+        digest = hashlib.sha256(value).digest()
+        self.leaves.append(self.leaf(index, offset, time_us, match[1] if match else b"", schema, key, headers, digest))
         self.next = index + 1
 
     def flush(self) -> None:
@@ -366,25 +371,34 @@ class Record(NamedTuple):
 
 def read_records(path: Path) -> Iterator[Fields]:
     """The fields of each `Record` in a file evidence-*."""
+    with mapped(path) as raw:
+        at, end = 0, len(raw)
+        while at < end:
+            fields, at = read_record(raw, at)
+            yield fields
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The bytes of a file, without reading it whole."""
     with path.open("rb") as file:
-        yield from read_open(file)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def read_open(file: BinaryIO) -> Iterator[Fields]:
-    """Records: little-endian numbers, hashes, and the value with its length (LEB128) before it."""
-    read, unpack, size = file.read, RECORD.unpack, RECORD.size
-    while head := read(size):
-        length = read(1)[0]
-        if length >= 0x80:
-            length, shift = length & 0x7F, 7
-            while (byte := read(1)[0]) >= 0x80:
-                length |= (byte & 0x7F) << shift
-                shift += 7
-            length |= byte << shift
-        value = read(length)
-        if len(value) != length:
-            raise BadExportError("an evidence file ends in the middle of a record")
-        yield (*unpack(head), value)
+def read_record(raw: bytes | mmap.mmap, at: int) -> tuple[Fields, int]:
+    """The record that begins at a byte, and the byte behind it: little-endian numbers, hashes, and the value with its
+    length (LEB128) before it."""
+    fields = RECORD.unpack_from(raw, at)
+    at += RECORD.size
+    length = shift = 0
+    while (byte := raw[at]) >= 0x80:
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    behind = at + 1 + (length | byte << shift)
+    value = raw[at + 1 : behind]
+    if behind > len(raw):
+        raise BadExportError("an evidence file ends in the middle of a record")
+    return (*fields, value), behind
 
 
 def read_hidden(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -409,13 +423,11 @@ class Records:
         """Take the records of one part, shown and hidden, each in order of their logs. Raises BadExportError."""
         counts: dict[bytes, int] = {}
         logs, other = self.logs, next(hidden, None)
-        for number, index, offset, time_us, schema, *rest in shown:
+        for number, index, offset, time_us, schema, key, headers, value in shown:
             while other and other[:2] < (number, index):
                 self._hide(*other)
                 other = next(hidden, None)
-            log = logs[number]
-            log.check_next(index)
-            log.show(offset, time_us, schema, rest)
+            logs[number].show(index, offset, time_us, schema, key, headers, value)
             counts[schema] = counts.get(schema, 0) + 1
         while other:
             self._hide(*other)
