@@ -60,6 +60,7 @@ def control_event(command: Command, *, producer_id: str = "", now_us: int | None
         reason=command.reason,
         issued_by=command.issued_by,
         expires_at=command.expires_at,
+        on_exceeded=command.on_exceeded,
     )
 
 

@@ -42,7 +42,8 @@ class ReplacedBudgets:
 
     def started(self, event: RunStarted) -> RunStarted:
         """The run's start with the budget that the file gives it; its own where the file says nothing of such runs."""
-        own = [limit for limit in self.limits if limit.window == "run" and _holds(limit, event)]
+        per_run = [limit for limit in self.limits if limit.window == "run" and limit.metric in _FIELD_OF]
+        own = [limit for limit in per_run if _holds(limit, event)]
         if event.tenant_id != self.tenant_id or not own:
             return event
         amounts: dict[str, Any] = dict.fromkeys(_FIELD_OF.values())

@@ -19,6 +19,7 @@ from agentledger.processors.budget_windows import SLIDING_MS_MAX, WINDOWS, zone
 from agentledger.processors.yaml_lines import YamlLines
 from agentledger.schemas.errors import ConfigurationError
 
+TOOL_RETRIES_USUAL = 2  # of the short form: a tool call and its two retries have failed
 SHAPE = """\
 tenant: acme                       # without it: AGENTLEDGER_TENANT_ID
 budgets:
@@ -26,7 +27,7 @@ budgets:
     scope: tenant                  # tenant, team, agent, workflow, user, run, or label:NAME
     window: month                  # run, hour, day, month, sliding 24h (or 90m, 7d), total
     time_zone: Europe/Zurich       # of days and months; without it: UTC
-    limits: {usd: 500}             # usd, tokens, model_calls, tool_calls, wall_clock_seconds
+    limits: {usd: 500}             # usd, tokens, model_calls, tool_calls; per run wall_clock_seconds, tool_retries
     thresholds_percent: [50, 80, 100]
     on_exceeded: halt              # warn, ask_human, halt, escalate
     enforcement: hold              # hold: asked for before each call; watch: summed from what was rated, seconds late
@@ -52,6 +53,7 @@ METRIC_OF = {
     "model_calls": "model_calls",
     "tool_calls": "tool_calls",
     "wall_clock_seconds": "wall_clock_ms",
+    "tool_retries": "tool_retries",
 }
 SCOPE = re.compile(r"tenant|team|agent|workflow|user|run|label:[^\s\x00-\x1f]{1,200}")
 _WINDOW = re.compile(r"sliding (\d{1,6})([mhd])")
@@ -103,6 +105,7 @@ Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), AfterValida
 Seconds = Annotated[Decimal, Field(ge=0, le=10**9), AfterValidator(lambda value: _exact(value, 3))]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 OnExceeded = Literal["warn", "ask_human", "halt", "escalate"]
+Action = Literal["warn", "ask_human", "halt", "escalate", "handoff_to_human"]
 
 
 class _Strict(BaseModel):
@@ -117,6 +120,7 @@ class Limits(_Strict):
     model_calls: Count | None = None
     tool_calls: Count | None = None
     wall_clock_seconds: Seconds | None = None
+    tool_retries: Count | None = None
 
     def amounts(self) -> dict[str, int]:
         """Metric to its limit, in the metric's unit."""
@@ -147,8 +151,8 @@ class _Tree(_Strict):
 
 
 class _Escalation(_Strict):
-    on_budget_exceeded: Literal["warn", "ask_human", "halt", "escalate", "handoff_to_human"] = "halt"
-    on_tool_error_retries_exhausted: str | None = None
+    on_budget_exceeded: Action = "halt"
+    on_tool_error_retries_exhausted: Action | None = None
 
 
 class _Agent(_Strict):
@@ -159,6 +163,7 @@ class _Agent(_Strict):
     max_tokens: Count | None = None
     max_model_spend_usd: Usd | None = None
     enforcement: Literal["hold", "watch"] = "hold"
+    max_tool_retries: Count | None = None
     fail: Literal["open", "closed"] | None = None
     escalation: _Escalation = _Escalation()
 
@@ -171,7 +176,7 @@ class _Short(_Strict):
 class BudgetFile:
     """What a file declares: `tenant` (None: not said), `budgets` at the top, each with those under it, and `notices`.
 
-    A file in the short form has one budget.
+    A file in the short form has one budget, and a second one where it says what follows from failing tools.
     """
 
     def __init__(
@@ -251,7 +256,7 @@ def window_parts(window: str) -> tuple[str, int | None]:
 
 
 def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
-    agent, said = short.agent, short.agent.escalation.on_budget_exceeded
+    agent, escalation = short.agent, short.agent.escalation
     limits = Limits(
         usd=agent.max_model_spend_usd,
         tokens=agent.max_tokens,
@@ -259,23 +264,39 @@ def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
         tool_calls=agent.max_tool_calls,
         wall_clock_seconds=agent.max_wall_clock_seconds,
     )
-    entry = Entry(
-        id=f"agent-{agent.name}" if agent.name else "agent",
+    name = f"agent-{agent.name}" if agent.name else "agent"
+    entries, notices = [], []
+    on_retries = escalation.on_tool_error_retries_exhausted
+    if limits.amounts() or on_retries is None or agent.enforcement == "watch":
+        entries.append(_each_run(name, agent, limits, escalation.on_budget_exceeded))
+    if agent.fail is None and agent.enforcement == "hold":
+        notices.append(lines.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
+    place = ("agent", "escalation", "on_tool_error_retries_exhausted")
+    if on_retries is not None and agent.enforcement == "watch":
+        notices.append(lines.problem(place, "is for holds: of watched runs the rule retry_storm raises an alert"))
+    elif on_retries is not None:
+        retries = TOOL_RETRIES_USUAL if agent.max_tool_retries is None else agent.max_tool_retries
+        entries.append(_each_run(f"{name}-retries", agent, Limits(tool_retries=retries), on_retries))
+        if agent.max_tool_retries is None:
+            notices.append(lines.problem(place, f"is after {retries} retries; say max_tool_retries for another number"))
+    elif agent.max_tool_retries is not None:
+        what = "needs escalation.on_tool_error_retries_exhausted, which says what follows"
+        raise BudgetFileError([lines.problem(("agent", "max_tool_retries"), what)])
+    return BudgetFile(where, short.tenant, tuple(entries), lines, is_short=True, notices=tuple(notices))
+
+
+def _each_run(budget_id: str, agent: _Agent, limits: Limits, action: Action) -> Entry:
+    """A budget of each run of the agent."""
+    return Entry(
+        id=budget_id,
         scope="agent",
         scope_value=agent.name,
         limits=limits,
         window="run",
-        on_exceeded=_HANDOFFS.get(said, said),  # type: ignore[arg-type]
+        on_exceeded=_HANDOFFS.get(action, action),  # type: ignore[arg-type]
         enforcement=agent.enforcement,
         fail=agent.fail or ("closed" if agent.enforcement == "hold" else None),
     )
-    notices = []
-    if agent.fail is None and agent.enforcement == "hold":
-        notices.append(lines.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
-    if agent.escalation.on_tool_error_retries_exhausted is not None:
-        place = ("agent", "escalation", "on_tool_error_retries_exhausted")
-        notices.append(lines.problem(place, "is no limit: the rule retry_storm raises an alert when retries run out"))
-    return BudgetFile(where, short.tenant, (entry,), lines, is_short=True, notices=tuple(notices))
 
 
 def _exact_numbers(content: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetDeclared,
     BudgetExceeded,
     BudgetHeld,
@@ -41,6 +44,7 @@ VERDICT_FIELDS = (
 )
 EXCEEDED_RULE = "budget_exceeded"
 EXCESS_RULE = "budget_overshoot_bound"
+LIMIT_RULE = "budget_limit_reached"
 UNKNOWN_RULE = "hold_report_unknown"
 
 
@@ -51,6 +55,13 @@ class Line(NamedTuple):
     account: Account
     context: Context
     cause_id: str | None
+
+
+class Ending(NamedTuple):
+    """Why what was told at a limit is over: window_ended, retired, more; empty where it isn't. And by whom."""
+
+    reason: str
+    by: str = ""
 
 
 class HoldEvents:
@@ -118,10 +129,55 @@ class HoldEvents:
         used, limit = amount_text(budget.metric, account.used), amount_text(budget.metric, budget.limit)
         summary = f"{_place_text(account)} used {used} of {limit} of budget {budget.budget_id}"
         yield self._raised(line, EXCEEDED_RULE, summary, account.used, budget.limit)
-        if budget.refuses and is_control_scope(_commanded(line)[0]):
+        if budget.refuses and "halted" not in account.flags and is_control_scope(_commanded(line)[0]):
             account.flags.append("halted")
             reason = f"budget {budget.budget_id}: {budget.metric} is over its limit"
             yield self._command(line, "halt", reason, account.end_us)
+
+    def limit_reached(self, line: Line) -> Iterator[Event]:
+        """A call was refused, and the budget asks for more than that: an alert; a person is asked, or takes the run."""
+        budget, account, *_ = line
+        used, limit = (amount_text(budget.metric, amount) for amount in (account.used, budget.limit))
+        what = "a person is asked for more" if budget.on_exceeded == "ask_human" else "handed over to a person"
+        summary = f"{_place_text(account)} has no room left in budget {budget.budget_id} ({used} of {limit}): {what}"
+        yield self._raised(line, LIMIT_RULE, summary, account.used, budget.limit)
+        if budget.on_exceeded == "ask_human":
+            if not account.question:
+                yield self.asked(line)
+        elif budget.window == "run" and "halted" not in account.flags:
+            account.flags.append("halted")
+            yield self._command(line, "halt", f"budget {budget.budget_id}: {budget.metric} is used up", None)
+
+    def asked(self, line: Line) -> ApprovalRequested:
+        """A person is asked whether the budget may be more. The question is kept with the account."""
+        budget, account, *_ = line
+        account.question = self.new_id("approval", account.name, str(budget.version), str(account.start_us))
+        change = {
+            "metric": budget.metric,
+            "limit": budget.limit,
+            "used": account.used,
+            "held": account.reserved(budget),
+        }
+        return ApprovalRequested(
+            **self._line_envelope(line, "ApprovalRequested", account.question),
+            approval_id=account.question,
+            action="raise_budget",
+            target=f"{budget.budget_id} of {account.scope} {account.scope_value}",
+            change_redacted=json.dumps(change),
+            expires_at=account.end_us,
+        )
+
+    def answered(self, line: Line, ending: Ending) -> ApprovalDecided:
+        """The question was answered by declaring more, or it has lapsed."""
+        return ApprovalDecided(
+            **self._line_envelope(line, "ApprovalDecided", line.account.question),
+            approval_id=line.account.question,
+            verdict="approved" if ending.reason == "more" else "expired",
+            decided_by=cut(ending.by) if ending.reason == "more" else "",
+            reason={"more": "the budget was raised", "retired": "the budget was retired"}.get(
+                ending.reason, "its window has ended"
+            ),
+        )
 
     def excess(self, line: Line, expected: int) -> AlertRaised:
         """The bound on overshoot has grown too far: calls use more than they ask for, or report too late."""
@@ -132,7 +188,7 @@ class HoldEvents:
 
     def over_again(self, line: Line, gone: list[str], *, is_changed: bool) -> Iterator[Event]:
         """What was raised on these lines no longer holds."""
-        for flag, rule in (("over", EXCEEDED_RULE), ("excess", EXCESS_RULE)):
+        for flag, rule in (("over", EXCEEDED_RULE), ("told", LIMIT_RULE), ("excess", EXCESS_RULE)):
             if flag in gone:
                 yield AlertResolved(
                     **self._line_envelope(line, "AlertResolved", rule),
@@ -205,6 +261,7 @@ class HoldEvents:
             reason=reason,
             issued_by=EXCEEDED_RULE,
             expires_at=expires_us,
+            on_exceeded=line.budget.on_exceeded if command == "halt" else "",
         )
 
     def _hold_id(self, hold: Hold, account: Account, kind: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentledger.processors.hold_book import HoldBook
-from agentledger.processors.hold_events import HoldEvents, Line
+from agentledger.processors.hold_events import Ending, HoldEvents, Line
 from agentledger.processors.hold_state import WALL_CLOCK, Account, Context
 from agentledger.schemas.events import Event
 
 EXCESS_ALARM_PERCENT = 10  # of the limit: so much overshoot is possible that the asks, or the ttl, are too small
+
+TELLING = frozenset({"escalate", "ask_human"})  # what tells somebody at the limit, and doesn't only refuse
 
 
 class HoldLines:
@@ -21,9 +23,11 @@ class HoldLines:
 
     def roll(self, account: Account) -> Iterator[Event]:
         """Go on to the window of now. Nothing may use an account before."""
-        if account.roll(self._book.budget_of(account), self._book.head.time_us) and self._is_kept(account):
+        budget = self._book.budget_of(account)
+        if account.roll(budget, self._book.head.time_us) and self._is_kept(account):
             self._book.touch(account)
-            yield from self._rearm(account)
+            has_slid = budget.window == "sliding" and account.used > 0
+            yield from self._rearm(account, Ending("" if has_slid else "window_ended"))
 
     def pass_time(self, account: Account) -> Iterator[Event]:
         """What follows from an account's time having come."""
@@ -32,7 +36,7 @@ class HoldLines:
         if budget.metric == WALL_CLOCK and account.held:
             yield from self.cross(account, self._context(account), None)
         if account.is_spent(budget, now_us):
-            yield from self._rearm(account, is_over=True)
+            yield from self._rearm(account, Ending("window_ended"), is_over=True)
             self._book.forget_account(account)
             return
         due_us = account.due_us(budget)
@@ -40,13 +44,26 @@ class HoldLines:
             account.last_us = now_us
         self._book.touch(account)
 
-    def change(self, account: Account) -> Iterator[Event]:
-        """What follows from the account's budget having been changed."""
+    def change(self, account: Account, declared_by: str, *, is_more: bool) -> Iterator[Event]:
+        """What follows from the account's budget having been changed; `is_more`: it allows more than before."""
         budget = self._book.budget_of(account)
         account.roll(budget, self._book.head.time_us)
         account.excess = max(account.excess, account.used + account.held - budget.limit)
-        yield from self._rearm(account, is_changed=True, is_over=budget.retired)
+        reason = "retired" if budget.retired else "more" if is_more else ""
+        yield from self._rearm(account, Ending(reason, declared_by), is_changed=True, is_over=budget.retired)
         self._book.touch(account)
+
+    def refuse(self, account: Account, context: Context, cause_id: str) -> Iterator[Event]:
+        """A call found no room here: the first time in a window, somebody is told where the budget asks for it.
+
+        Where usage is over the limit, they have been told of that.
+        """
+        budget = self._book.budget_of(account)
+        if budget.on_exceeded in TELLING and not {"told", "over"} & set(account.flags):
+            account.flags.append("told")
+            account.last_us = self._book.head.time_us
+            yield from self._says.limit_reached(Line(budget, account, context, cause_id))
+            self._book.touch(account)
 
     def cross(self, account: Account, context: Context, cause_id: str | None) -> Iterator[Event]:
         """Say which lines were crossed that weren't said before."""
@@ -61,6 +78,8 @@ class HoldLines:
         if account.used > budget.limit and "over" not in account.flags:
             account.flags.append("over")
             yield from self._says.exceeded(line)
+            if budget.on_exceeded == "ask_human" and not account.question:
+                yield self._says.asked(line)
         is_wide = budget.refuses and account.excess * 100 > budget.limit * EXCESS_ALARM_PERCENT
         if is_wide and "excess" not in account.flags:
             account.flags.append("excess")
@@ -68,22 +87,33 @@ class HoldLines:
         if len(account.flags) > said:
             self._book.touch(account)
 
-    def _rearm(self, account: Account, *, is_changed: bool = False, is_over: bool = False) -> Iterator[Event]:
-        """Forget lines that usage is below again, and say that what was raised for them is over."""
+    def _rearm(
+        self, account: Account, ending: Ending, *, is_changed: bool = False, is_over: bool = False
+    ) -> Iterator[Event]:
+        """Forget lines that usage is below again, and say that what was raised for them is over.
+
+        What was told at the limit holds until `ending` has a reason: the window is over, or a person has answered.
+        """
         budget, used = self._book.budget_of(account), account.used
-        kept = [
-            flag
-            for flag in account.flags
-            if (flag in {"over", "halted"} and used > budget.limit)
-            or (flag == "excess" and account.excess * 100 > budget.limit * EXCESS_ALARM_PERCENT)
-            or (flag.isdigit() and used > 0 and used * 100 >= budget.limit * int(flag))
-        ]
-        if is_over:
-            kept = []
+        stays = {"told"} if not ending.reason else set()
+        if used > budget.limit:
+            stays |= {"over", "halted"}
+        elif "told" in account.flags and "told" in stays:
+            stays.add("halted")  # a run that was handed over
+        if account.excess * 100 > budget.limit * EXCESS_ALARM_PERCENT:
+            stays.add("excess")
+        stays |= {
+            flag for flag in account.flags
+            if flag.isdigit() and used > 0 and used * 100 >= budget.limit * int(flag)
+        }  # fmt: skip
+        kept = [] if is_over else [flag for flag in account.flags if flag in stays]
         gone = [flag for flag in account.flags if flag not in kept]
         account.flags = kept
         line = Line(budget, account, self._context(account), None)
         yield from self._says.over_again(line, gone, is_changed=is_changed)
+        if account.question and ending.reason:
+            yield self._says.answered(line, ending)
+            account.question = ""
 
     def _context(self, account: Account) -> Context:
         return Context(run_id=account.run_id or f"budget:{account.budget.partition(chr(0))[0]}")

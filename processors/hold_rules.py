@@ -28,6 +28,7 @@ from agentledger.processors.hold_lines import HoldLines
 from agentledger.processors.hold_state import (
     ASKED,
     INT64_MAX,
+    TOOL_RETRIES,
     WALL_CLOCK,
     Account,
     Context,
@@ -39,6 +40,7 @@ from agentledger.processors.hold_state import (
     clamped,
     context_of,
     cut,
+    has_room,
 )
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import BudgetDeclared, ControlIssued, Event, HoldReported, HoldRequested
@@ -117,11 +119,13 @@ class TenantHolds:
         for account in accounts:
             yield from self._lines.roll(account)
         asks = [int(getattr(request, f"ask_{metric}")) for metric in ASKED]
-        verdict = self._refusal(request, asks, accounts)
+        verdict, refuser = self._refusal(request, asks, accounts)
         hold = self._decide(request, asks, accounts, context, verdict)
         yield self._says.decided(hold)
         if not verdict:
             yield from self._reserve(hold, accounts)
+        if refuser is not None:
+            yield from self._lines.refuse(refuser, context, request.event_id)
         for account in accounts:
             if self.book.budget_of(account).metric == WALL_CLOCK and account.start_us is not None:
                 yield from self._lines.cross(account, context, request.event_id)
@@ -148,22 +152,23 @@ class TenantHolds:
         self.book.keep(hold)
         return hold
 
-    def _refusal(self, request: HoldRequested, asks: list[int], accounts: list[Account]) -> list[Any]:
-        """What a refusal says after the hold's id; empty where the hold is granted."""
+    def _refusal(
+        self, request: HoldRequested, asks: list[int], accounts: list[Account]
+    ) -> tuple[list[Any], Account | None]:
+        """What a refusal says after the hold's id, and the account that has no room; empty where it is granted."""
         if min(asks) < 0 or not any(asks) or len(accounts) > BUDGETS_PER_REQUEST_MAX:
-            return ["refused", "invalid"]
+            return ["refused", "invalid"], None
         place = self.book.halted(request)
         if place is not None:
-            return ["refused", "halted", "", *place]
+            return ["refused", "halted", "", *place], None
         for account in accounts:
             budget = self.book.budget_of(account)
-            ask = ask_of(asks, budget.metric)
-            held = 0 if budget.metric == WALL_CLOCK else account.held
-            if ask and budget.refuses and account.used + held + ask > budget.limit:
-                amounts = budget.limit, held, account.used
+            if budget.refuses and not has_room(budget, account, asks):
+                amounts = budget.limit, account.reserved(budget), account.used
                 where = account.scope, account.scope_value
-                return ["refused", "limit", budget.budget_id, *where, budget.metric, *amounts, budget.on_exceeded]
-        return []
+                said = ["limit", budget.budget_id, *where, budget.metric, *amounts, budget.on_exceeded]
+                return ["refused", *said], account
+        return [], None
 
     def _reserve(self, hold: Hold, accounts: list[Account]) -> Iterator[Event]:
         self.book.outstanding += 1
@@ -206,6 +211,9 @@ class TenantHolds:
             yield from self._lines.roll(account)
             budget = self.book.budget_of(account)
             ask = ask_of(hold.asks, budget.metric) if was_held else 0  # of one that isn't held nothing is left to give
+            if budget.metric == TOOL_RETRIES:
+                yield from self._count_failures(account, hold, report)
+                continue
             amount = 0
             if budget.metric != WALL_CLOCK:
                 amount = max(0, min(int(getattr(report, f"actual_{budget.metric}")), INT64_MAX))
@@ -217,6 +225,14 @@ class TenantHolds:
                 account.use(budget, self.head.time_us, amount)
                 account.excess = clamped(account.excess + max(0, amount - ask))
                 yield self._says.settled(hold, budget, account, amount, cause_id=report.event_id)
+            self.book.touch(account)
+            yield from self._lines.cross(account, hold.context, report.event_id)
+
+    def _count_failures(self, account: Account, hold: Hold, report: HoldReported) -> Iterator[Event]:
+        """A budget on retries goes by the one call of the run that failed most often in a row."""
+        if report.tool_failures > account.used:
+            account.used = clamped(report.tool_failures)
+            account.last_us = self.head.time_us
             self.book.touch(account)
             yield from self._lines.cross(account, hold.context, report.event_id)
 
@@ -283,6 +299,7 @@ class TenantHolds:
             order = self.book.order_of(*place)
             if order != before:
                 yield self._says.ordered(declared, place, order)
+        is_more = budget.limit > last.limit or not budget.refuses
         for _, account in sorted(self.book.accounts.items()):
             if account.budget == budget.name:
-                yield from self._lines.change(account)
+                yield from self._lines.change(account, declared.declared_by, is_more=is_more)

@@ -11,7 +11,9 @@ from agentledger.schemas.events import BudgetDeclared, Event
 
 ASKED = ("cost_nanousd", "tokens", "model_calls", "tool_calls")  # what can be asked for
 WALL_CLOCK = "wall_clock_ms"  # what passes by itself, from a run's first hold on
-METRICS = (*ASKED, WALL_CLOCK)
+TOOL_RETRIES = "tool_retries"  # how often a run may try one tool call again; `used` is the most failures in a row
+METRICS = (*ASKED, WALL_CLOCK, TOOL_RETRIES)
+PER_RUN = (WALL_CLOCK, TOOL_RETRIES)  # metrics that only a run can have a budget of
 INT64_MAX = 2**63 - 1
 NAME_CHARS_MAX = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 LABELS_CHARS_MAX = 8192
@@ -60,8 +62,8 @@ class Account:
 
     Held is what calls under way may still use, whenever they began: it is carried into the next window. `excess` is the
     bound on how far `used + held` may lie over the limit (see infra/docs/BUDGETS.md). `flags` holds the thresholds that
-    were crossed, and `over`, `halted` and `excess` for what was said beyond them. Of a run's time nothing can be held:
-    `held` counts its open holds, `used` is what has passed since `start_us`, its first one.
+    were crossed, and `over`, `halted`, `told` and `excess` for what was said beyond them. Of a run's time nothing can
+    be held: `held` counts its open holds, `used` is what has passed since `start_us`, its first one.
     """
 
     budget: str
@@ -77,11 +79,16 @@ class Account:
     last_us: int = 0  # when it was last held or used
     flags: list[str] = field(default_factory=list)
     buckets: dict[str, int] = field(default_factory=dict)  # of a sliding window: bucket number to amount
+    question: str = ""  # the approval id under which a person is being asked for more
 
     @property
     def name(self) -> str:
         """Unique within the tenant."""
         return SEPARATOR.join((self.budget, self.scope, self.scope_value, self.run_id))
+
+    def reserved(self, budget: Budget) -> int:
+        """What calls under way may still use, in the metric's unit; of time nothing can be reserved."""
+        return 0 if budget.metric == WALL_CLOCK else self.held
 
     def roll(self, budget: Budget, time_us: int) -> bool:
         """Go on to the window of this ledger time; usage out of it no longer counts. Whether that changed anything."""
@@ -217,13 +224,23 @@ def context_of(event: Event) -> Context:
 
 def ask_of(asks: list[int], metric: str) -> int:
     """What a hold with these asks takes of an account."""
-    return 1 if metric == WALL_CLOCK else asks[ASKED.index(metric)]
+    if metric in ASKED:
+        return asks[ASKED.index(metric)]
+    return 1 if metric == WALL_CLOCK else 0
+
+
+def has_room(budget: Budget, account: Account, asks: list[int]) -> bool:
+    """Whether a call with these asks fits into what is left of the account."""
+    if budget.metric == TOOL_RETRIES:
+        return account.used <= budget.limit
+    ask = ask_of(asks, budget.metric)
+    return not ask or account.used + account.reserved(budget) + ask <= budget.limit
 
 
 def budget_of(event: BudgetDeclared) -> Budget:
     """The declared budget. Raises ConfigurationError where nothing can be held of it, ValueError for a threshold."""
     window_of(event.window, 0, time_zone=event.time_zone, window_ms=event.window_ms)
-    if event.metric not in METRICS or (event.metric == WALL_CLOCK and event.window != "run"):
+    if event.metric not in METRICS or (event.metric in PER_RUN and event.window != "run"):
         raise ConfigurationError(f"no hold is taken of {event.metric!r} per {event.window}")
     return Budget(
         budget_id=cut(event.budget_id),

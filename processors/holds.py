@@ -27,7 +27,7 @@ from agentledger.schemas.control import UNHELD_ORDERS, control_key, order_key
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
 from agentledger.schemas.events import ControlIssued, Event, HoldRequested, Ticked
 from agentledger.schemas.partitioning import partition_of
-from agentledger.schemas.topics import HOLDS, topic_of
+from agentledger.schemas.topics import HOLDS, derived_topic_of
 
 SKIPS_LOGGED = 10  # skipped records logged one by one; after that each power of ten
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -136,7 +136,9 @@ class HoldFold:
 
     def _encoded(self, tenant_id: str, derived: list[Event]) -> list[DerivedRecord]:
         return [
-            DerivedRecord(topic_of(type(item).__name__).name, _key_of(item, tenant_id), self._codec.encode(item))
+            DerivedRecord(
+                derived_topic_of(type(item).__name__).name, _key_of(item, tenant_id), self._codec.encode(item)
+            )
             for item in derived
         ]
 

@@ -204,7 +204,8 @@ def _tell(state: RunState, source: _Source, crossing: Crossing, cause_id: str | 
     if source.on_exceeded in HALTING and not state.finished:
         command = {"command": "halt", "scope": "run", "scope_value": state.run_id, "reason": summary}
         event_id = derived_id(base, "ControlIssued", "halt", metric, *which)
-        out.append(Conclusion(ControlIssued, event_id, command | {"issued_by": _issuer(source.budget_id)}))
+        command |= {"issued_by": _issuer(source.budget_id), "on_exceeded": source.on_exceeded}
+        out.append(Conclusion(ControlIssued, event_id, command))
 
 
 def _resolve_own(state: RunState, metric: str, out: list[Conclusion]) -> None:

@@ -173,7 +173,7 @@ def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]
 
 
 def may_be_halted(state: RunState) -> bool:
-    """Whether a halt of this run may still stand: it was stopped, exceeded a budget, or never said that it ended."""
+    """Whether a halt of this run may still stand: it was stopped, exceeded its budget, or never said that it ended."""
     return not state.finished or state.run_status in _STOPPED or has_halted(state)
 
 

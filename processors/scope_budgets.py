@@ -8,12 +8,14 @@ Decisions that hold here:
 - A threshold is crossed when usage reaches it, a budget is exceeded when usage is over its limit. Each is said once per
   window; of a window without an end (total, sliding) again after usage was back at or below the limit.
 - Where `on_exceeded` is halt, escalate or ask_human, a halt of the scope is issued; it lapses when the window ends, or
-  after one length of a sliding window.
+  after one length of a sliding window, and is lifted when usage is within the limit before that. Where `on_exceeded`
+  is ask_human, a person is asked, too: declaring more is the answer.
 - The alert is resolved when the window ends, the limit was raised, or usage slid below it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +27,14 @@ from agentledger.processors.scope_run_budgets import tell_runs
 from agentledger.processors.scope_state import NEVER, Used, Watched
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.errors import ConfigurationError
-from agentledger.schemas.events import BudgetDeclared, BudgetExceeded, BudgetThresholdCrossed, ControlIssued
+from agentledger.schemas.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    BudgetDeclared,
+    BudgetExceeded,
+    BudgetThresholdCrossed,
+    ControlIssued,
+)
 from agentledger.schemas.identity import content_id
 
 BUDGETS_MAX = 1000  # per tenant; declarations beyond are refused with an alert
@@ -247,14 +256,61 @@ def _say_exceeded(out: Conclusions, watched: Watched, value: str, used: Used) ->
             reason=_finding(watched, value, used).summary,
             issued_by=f"budget:{declared['budget_id']}",
             expires_at=expires_at,
+            on_exceeded=action,
         )
     )
+    if action == "ask_human":
+        out.events.append(_question(out, watched, value, used))
 
 
 def _end_alert(out: Conclusions, watched: Watched, value: str, used: Used, reason: str) -> None:
-    if used.exceeded:
-        used.exceeded = False
-        out.resolve(alert_id_of(out.state.tenant_id, _finding(watched, value, used)), reason)
+    if not used.exceeded:
+        return
+    used.exceeded = False
+    out.resolve(alert_id_of(out.state.tenant_id, _finding(watched, value, used)), reason)
+    action, scope = watched.declared["on_exceeded"], watched.declared["scope"]
+    if action not in HALTING or not is_control_scope(scope):
+        return
+    if reason != "window_ended":  # there the halt has lapsed by itself
+        event_id = _line_id(out, watched, value, used, "ControlIssued", "resume", reason)
+        command = {"command": "resume", "scope": scope, "scope_value": value, "reason": reason}
+        issued_by = f"budget:{watched.declared['budget_id']}"
+        out.events.append(ControlIssued(**out.envelope(event_id, scope, value), **command, issued_by=issued_by))
+    if action == "ask_human":
+        out.events.append(_answer(out, watched, value, used, reason))
+
+
+def _question(out: Conclusions, watched: Watched, value: str, used: Used) -> ApprovalRequested:
+    """A person is asked whether the budget may be more."""
+    declared = watched.declared
+    change = {"metric": declared["metric"], "limit": declared["limit_amount"], "used": used.used}
+    event_id = _line_id(out, watched, value, used, "ApprovalRequested")
+    return ApprovalRequested(
+        **out.envelope(event_id, declared["scope"], value),
+        approval_id=_approval_id(out, watched, value, used),
+        action="raise_budget",
+        target=f"{declared['budget_id']} of {declared['scope']} {value}",
+        change_redacted=json.dumps(change),
+        expires_at=used.window_end_us,
+    )
+
+
+def _answer(out: Conclusions, watched: Watched, value: str, used: Used, reason: str) -> ApprovalDecided:
+    """The question was answered by declaring more, or it has lapsed."""
+    event_id = _line_id(out, watched, value, used, "ApprovalDecided", reason)
+    return ApprovalDecided(
+        **out.envelope(event_id, watched.declared["scope"], value),
+        approval_id=_approval_id(out, watched, value, used),
+        verdict="approved" if reason == "limit_raised" else "expired",
+        reason=reason.replace("_", " "),
+    )
+
+
+def _approval_id(out: Conclusions, watched: Watched, value: str, used: Used) -> str:
+    """The same for a question and its answer: it names what was exceeded, and the how manieth time."""
+    declared = watched.declared
+    where = declared["budget_id"], declared["metric"], declared["scope"], value
+    return content_id(0, "approval", out.state.tenant_id, *where, str(used.window_start_us), str(used.episode))
 
 
 def _finding(watched: Watched, value: str, used: Used) -> Finding:

@@ -30,7 +30,7 @@ from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import control_key
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.events import BudgetDeclared, ControlIssued, Event, GapDetected, RunBudgetDeclared
-from agentledger.schemas.topics import HOLDS, PARTIALS, topic_of
+from agentledger.schemas.topics import HOLDS, PARTIALS, derived_topic_of
 
 Take = Callable[[int, int, int, bytes | None], list[DerivedRecord]]
 # A tenant's state is 1 to 200 kB, what happens in a second 1 to 20 kB: written this rarely, a state costs as much as
@@ -228,7 +228,9 @@ class ScopeFold:
 
     def _records(self, events: Iterable[Event]) -> list[DerivedRecord]:
         encode = self._codec.encode
-        return [DerivedRecord(topic_of(type(event).__name__).name, key_of(event), encode(event)) for event in events]
+        return [
+            DerivedRecord(derived_topic_of(type(event).__name__).name, key_of(event), encode(event)) for event in events
+        ]
 
     def _tenant(self, partition: int, part: _Part, tenant_id: str, *, make: bool = True) -> TenantState | None:
         state = part.live.get(tenant_id)

@@ -296,5 +296,5 @@ def halted_error(halt: Command, run_id: str, halt_file: str) -> HaltedError:
     return HaltedError(
         halt.scope, "" if halt.scope == "host" else halt.scope_value, run_id=run_id, reason=halt.reason,
         issued_by=halt.issued_by, issued_at=halt.issued_at, expires_at=halt.expires_at, via=halt.via,
-        next_step=next_step,
+        next_step=next_step, on_exceeded=halt.on_exceeded,
     )  # fmt: skip

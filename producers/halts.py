@@ -39,6 +39,7 @@ class Command:
     issued_at: int | None = None
     expires_at: int | None = None
     via: str = "control topic"
+    on_exceeded: str = ""  # what the budget asks for that halts
 
     @property
     def subject(self) -> Subject:
@@ -62,7 +63,7 @@ def command_of(event: ControlIssued) -> Command | None:
         return None
     return Command(
         event.command, event.tenant_id, event.scope, event.scope_value, event.reason, event.issued_by,
-        event.occurred_at, event.expires_at,
+        event.occurred_at, event.expires_at, on_exceeded=event.on_exceeded,
     )  # fmt: skip
 
 

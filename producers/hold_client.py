@@ -165,11 +165,13 @@ class HoldClient:
             raise
         return self._conclude(hold, envelope, scopes, began)
 
-    def settle(self, hold: Hold, envelope: RunEnvelope, used: Amounts, call_event_id: str) -> None:
-        """Report what the call used. Never raises, never waits."""
+    def settle(
+        self, hold: Hold, envelope: RunEnvelope, used: Amounts, call_event_id: str, tool_failures: int = 0
+    ) -> None:
+        """Report what the call used, and how often it has failed in a row now. Never raises, never waits."""
         if hold.owner == os.getpid():
             self._renewals.end(hold)
-            self._report(hold, envelope, hold.settle(used), call_event_id)
+            self._report(hold, envelope, hold.settle(used), call_event_id, tool_failures)
 
     def release(self, hold: Hold, envelope: RunEnvelope, reason: str) -> None:
         """Report that the call was not made. Never raises, never waits."""
@@ -287,15 +289,16 @@ class HoldClient:
             self._report(hold, envelope, report)
 
     def _report(
-        self, hold: Hold, envelope: RunEnvelope, report: Report | None, call_event_id: str | None = None
-    ) -> None:
+        self, hold: Hold, envelope: RunEnvelope, report: Report | None, call_event_id: str | None = None,
+        tool_failures: int = 0,
+    ) -> None:  # fmt: skip
         if report is None:
             return
         used = report.used
         body = HoldReported(
             **BLANK_ENVELOPE, hold_id=hold.hold_id, action=report.action, actual_cost_nanousd=used.cost_nanousd,
             actual_tokens=used.tokens, actual_model_calls=used.model_calls, actual_tool_calls=used.tool_calls,
-            call_event_id=call_event_id, reason=report.reason,
+            call_event_id=call_event_id, reason=report.reason, tool_failures=tool_failures,
         )  # fmt: skip
         self._emit(body, envelope, new_event_id(self.emitter.now_us()))
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentledger.producers.bounds import clean_int, clean_texts
-from agentledger.producers.budget_guard import RunBudget, to_budget
+from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, to_budget
 from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, set_facts
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id, span_id_of
 from agentledger.producers.holds import Amounts, Estimate, ask_for_model_call, ask_for_tool_call
 from agentledger.producers.metering import Meter, cost_of_tool, use_of
 from agentledger.producers.run_facts import RunFacts
+from agentledger.producers.tool_failures import ToolFailures
 from agentledger.schemas import events
 from agentledger.schemas.control import CONTROL_ENGINE
 from agentledger.schemas.errors import AgentledgerError, ControlUnreachableError, HaltedError
@@ -37,6 +38,8 @@ class RunCalls(RunFacts):
         self.refused_by: AgentledgerError | None = None  # the halt that refused the last call; None once one may pass
         self._started_us = ledger.timer()
         self._hold_envelope: RunEnvelope | None = None
+        self._tool_failures = ToolFailures()
+        self._asked_about: RunBudget | None = None  # the budget for which a person was asked for more
 
     def model_call(
         self, *, model: str, provider: str = "", service_tier: str = "", attempt: int = 1, requestor: str = "assistant",
@@ -193,7 +196,11 @@ class RunCalls(RunFacts):
         ledger = self.ledger
         if ledger.control is not None:
             self._check(call.name)
-        warning = self.meter.admit(call.kind, ledger.timer() - self._started_us)
+        try:
+            warning = self.meter.admit(call.kind, ledger.timer() - self._started_us)
+        except RunBudgetExceededError as refusal:
+            self._ask_for_more(refusal)
+            raise
         if warning is not None:
             ledger.tell("budget", str(warning))
         holds = ledger.holds
@@ -201,6 +208,16 @@ class RunCalls(RunFacts):
             return None
         wanted = call.wants_hold or holds.settings.calls in {"all", call.kind}
         return holds if wanted else None
+
+    def _ask_for_more(self, refusal: RunBudgetExceededError) -> None:
+        """Ask a person, once for each budget that wants it; `extend_budget` is the answer."""
+        if refusal.on_exceeded != "ask_human" or self._asked_about is self.meter.budget:
+            return
+        self._asked_about = self.meter.budget
+        self.approval_requested(
+            approval_id=f"budget:{self.run_id}", action="raise_budget", target=f"run {self.run_id}",
+            change={"metric": refusal.metric, "limit": refusal.limit, "used": refusal.used},
+        )  # fmt: skip
 
     def _holding(self, holds: HoldClient) -> RunEnvelope:
         if self._hold_envelope is None:
@@ -245,8 +262,14 @@ class RunCalls(RunFacts):
         )
         if call.payloads and ledger.payloads is not None:
             ledger.payloads.send(self.envelope, call.event_id, call.payloads)
-        if call.hold is not None and ledger.holds is not None:
-            ledger.holds.settle(call.hold, self._holding(ledger.holds), self._used(call, now_us), call.event_id)
+        if ledger.holds is None:
+            return
+        failures = 0
+        if isinstance(call, ToolCall):
+            failures = self._tool_failures.note(call.tool, call.arguments_digest, call.status)
+        if call.hold is not None:
+            envelope, used = self._holding(ledger.holds), self._used(call, now_us)
+            ledger.holds.settle(call.hold, envelope, used, call.event_id, failures)
 
     def _used(self, call: Call, at_us: int) -> Amounts:
         """What an ended call is settled at: tokens as reported, dollars by the price book or else as reported; what

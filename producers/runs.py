@@ -192,16 +192,21 @@ class Run(RunCalls):
         if self._status:
             return self._status, self._reason
         if self.refused_by is not None and (error is None or not is_cancellation(error)):
-            return "halted", clean_text(self.refused_by)  # also where the agent swallowed the error, or raised its own
+            return _stopped(self.refused_by)  # also where the agent swallowed the error, or raised its own
         if error is None or _is_clean_exit(error):
             refusal = self.meter.last_refusal
             return "succeeded", f"{self.meter.refusals} calls refused: {refusal}" if refusal else ""
         if isinstance(error, BudgetExceededError):  # HoldRefusedError is one
-            asks = getattr(error, "on_exceeded", "halt")
-            return ("escalated" if asks in {"escalate", "ask_human"} else "halted"), clean_text(error)
+            return _stopped(error)
         if isinstance(error, HoldUnansweredError | UnpricedError):
-            return "halted", clean_text(error)
+            return _stopped(error)
         return ("cancelled" if is_cancellation(error) else "failed"), ""
+
+
+def _stopped(refusal: BaseException) -> tuple[str, str]:
+    """How a run ends whose call was refused: escalated where the budget wants a person, else halted; and why."""
+    asks = getattr(refusal, "on_exceeded", "")
+    return ("escalated" if asks in {"escalate", "ask_human"} else "halted"), clean_text(refusal)
 
 
 def _is_clean_exit(error: BaseException) -> bool:

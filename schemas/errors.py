@@ -95,13 +95,16 @@ class HaltedError(AgentledgerError):
     """Somebody, or a rule, has halted this run or a scope that it falls under; the call was not made.
 
     `scope` is that of a budget (tenant, team, …, label:NAME) or host; times are microseconds since 1970; without
-    `expires_at` it holds until a resume. `via` says how it came: the control topic or the halt file.
+    `expires_at` it holds until a resume. `via` says how it came: the control topic or the halt file. `on_exceeded` is
+    what the budget asks for that halts: ask_human, halt or escalate; empty where it is no budget.
     """
 
     def __init__(
         self, scope: str, scope_value: str, *, run_id: str = "", reason: str = "", issued_by: str = "",
         issued_at: int | None = None, expires_at: int | None = None, via: str = "control topic", next_step: str = "",
+        on_exceeded: str = "",
     ) -> None:  # fmt: skip
+        self.on_exceeded = on_exceeded
         self.scope = scope
         self.scope_value = scope_value
         self.run_id = run_id

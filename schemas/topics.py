@@ -62,6 +62,14 @@ _DERIVED = {
 }
 
 
+def derived_topic_of(record_name: str) -> Topic:
+    """Where processors send such records: as `topic_of`, but what they say of approvals is about budgets.
+
+    Among a run's events it would count as something that the agent did.
+    """
+    return BUDGETS if record_name in {"ApprovalDecided", "ApprovalRequested"} else topic_of(record_name)
+
+
 def topic_of(record_name: str) -> Topic:
     """Where records of this name go: facts to `events`, conclusions to the topic of their kind."""
     return _DERIVED.get(record_name, EVENTS)

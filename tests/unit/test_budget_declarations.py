@@ -66,11 +66,27 @@ def test_the_short_form_is_a_budget_of_each_run() -> None:
         "cost_nanousd": 350_000_000,
         "tool_calls": 8,
         "wall_clock_ms": 90_000,
+        "tool_retries": 2,
     }
+    assert {limit.budget_id for limit in limits if limit.metric == "tool_retries"} == {"agent-retries"}
     assert {(limit.scope, limit.window, limit.on_exceeded, limit.enforcement) for limit in limits} == {
         ("agent", "run", "escalate", "hold")
     }
     assert [notice.split(": ")[0] for notice in file.notices] == ["b.yaml:2", "b.yaml:8"]
+
+
+def test_the_short_form_says_what_follows_from_tools_that_keep_failing() -> None:
+    [limit] = read("agent: {max_tool_retries: 4, fail: open, escalation: {on_tool_error_retries_exhausted: ask_human}}")
+    assert (limit.metric, limit.limit_amount, limit.on_exceeded, limit.window) == (
+        "tool_retries",
+        4,
+        "ask_human",
+        "run",
+    )
+    assert problems("agent: {max_tool_calls: 3, max_tool_retries: 4}") == [
+        "b.yaml:1: agent.max_tool_retries: needs escalation.on_tool_error_retries_exhausted, which says what follows"
+    ]
+    assert "on_tool_error_retries_exhausted" in problems(SHORT.replace('exhausted: "handoff', 'exhausted: "hand'))[0]
 
 
 def test_money_is_read_as_it_is_written() -> None:
@@ -105,6 +121,7 @@ def test_what_the_docs_show_is_read() -> None:
         (one("limits: {usd: .inf}"), 3, "budgets[0].limits.usd"),
         (one("limits: {tokens: 1.5}"), 3, "budgets[0].limits.tokens"),
         (one("limits: {}"), 3, "names no limit"),
+        (one("limits: {tool_retries: 2}"), 3, "tool_retries can only be held, and per run"),
         (one("limits: {euros: 5}"), 3, "there is no such key"),
         (one("window: week"), 3, "sliding 24h"),
         (one("window: sliding 0h"), 3, "sliding 24h"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetExceeded,
     BudgetHeld,
     BudgetReleased,
@@ -26,6 +29,7 @@ from agentledger.schemas.events import (
     HoldRequested,
 )
 from agentledger.schemas.partitioning import partition_of
+from agentledger.schemas.topics import BUDGETS
 from tests.hold_logs import CODEC, PARTITIONS, SECOND_US, T0_US, HoldLog, of, one
 
 DAY_US = 86_400 * SECOND_US
@@ -195,6 +199,97 @@ def test_a_budget_of_any_scope_halts_it_when_it_is_over(scope: str, value: str) 
     log.request("h1", 100, actor="ann", labels={"team": "red", "region": "eu"})
     halt = one(ControlIssued, log.settle("h1", 101))
     assert (halt.command, halt.scope, halt.scope_value) == ("halt", scope, value)
+
+
+def test_escalate_tells_somebody_when_the_first_call_finds_no_room_and_halts_a_run_of_its_own() -> None:
+    log = HoldLog()
+    log.declare(scope="agent", window="run", limit_amount=100, on_exceeded="escalate")
+    log.declare(budget_id="day", scope="agent", window="day", limit_amount=500, on_exceeded="escalate")
+    log.request("h1", 90, agent_id="a")
+    derived = log.request("h2", 11, agent_id="a")
+    assert one(HoldDecided, derived).on_exceeded == "escalate"
+    alert, halt = one(AlertRaised, derived), one(ControlIssued, derived)
+    assert (alert.rule, alert.severity, alert.scope_value) == ("budget_limit_reached", "critical", "a")
+    assert (halt.command, halt.scope, halt.scope_value, halt.on_exceeded) == ("halt", "run", "run-1", "escalate")
+    assert len(log.request("h3", 11, agent_id="a")) == 1  # said once
+    wide = log.request("h4", 501, agent_id="b", run_id="run-2")
+    assert one(AlertRaised, wide).alert_id != alert.alert_id
+    assert of(ControlIssued, log.request("h5", 411, agent_id="a", run_id="run-2")) != []  # its own budget comes first
+    log.commit()
+    log.crash(None)
+    derived = log.declare(scope="agent", window="run", limit_amount=200, on_exceeded="escalate", budget_version=2)
+    assert {item.rule for item in of(AlertResolved, derived)} == {"budget_limit_reached"}
+    assert {(item.command, item.scope_value) for item in of(ControlIssued, derived)} == {
+        ("resume", "run-1"), ("resume", "run-2"),
+    }  # fmt: skip
+    assert verdict(log.request("h6", 11, agent_id="a")) == ("granted", "")
+
+
+def test_ask_human_asks_once_and_more_budget_is_the_answer() -> None:
+    log = HoldLog()
+    log.declare(limit_amount=100, on_exceeded="ask_human", window="day")
+    log.request("h1", 90, agent_id="a")
+    derived = log.request("h2", 11, agent_id="a")
+    question = one(ApprovalRequested, derived)
+    assert (question.action, question.target, question.run_id) == ("raise_budget", "b of tenant acme", "run-1")
+    assert json.loads(question.change_redacted or "") == {"metric": "cost_nanousd", "limit": 100, "used": 0, "held": 90}
+    assert of(ControlIssued, derived) == []  # smaller calls go on while somebody thinks about it
+    assert {record.topic for record in log.sent if b"raise_budget" in (record.value or b"")} == {BUDGETS.name}
+    assert len(log.request("h3", 11)) == 1
+    log.commit()
+    log.crash(None)
+    assert (
+        of(ApprovalDecided, log.declare(limit_amount=100, on_exceeded="ask_human", window="day", labels={"x": "y"}))
+        == []
+    )
+    derived = log.declare(
+        limit_amount=200, on_exceeded="ask_human", window="day", budget_version=2, declared_by="maria"
+    )
+    answer = one(ApprovalDecided, derived)
+    assert (answer.approval_id, answer.verdict, answer.decided_by) == (question.approval_id, "approved", "maria")
+    log.request("h4", 111)
+    log.settle("h1", 250)
+    assert question.expires_at is not None
+    derived = log.tick(question.expires_at)
+    assert one(ApprovalDecided, derived).verdict == "expired"
+    assert one(ApprovalDecided, derived).approval_id != question.approval_id
+
+
+def test_a_halting_budget_only_refuses_while_it_is_not_over() -> None:
+    log = HoldLog()
+    log.declare(limit_amount=100, on_exceeded="halt")
+    log.request("h1", 90)
+    assert [type(event) for event in log.request("h2", 11)] == [HoldDecided]
+
+
+def test_usage_over_the_limit_of_a_budget_that_asks_halts_and_asks() -> None:
+    log = HoldLog()
+    log.declare(limit_amount=100, on_exceeded="ask_human", window="day")
+    log.request("h1", 90)
+    derived = log.settle("h1", 101)
+    assert one(ControlIssued, derived).on_exceeded == "ask_human"
+    question = one(ApprovalRequested, derived)
+    assert len(log.request("h2", 1)) == 1
+    retired = log.declare(limit_amount=100, on_exceeded="ask_human", window="day", budget_version=2, retired=True)
+    answer = one(ApprovalDecided, retired)
+    assert (answer.approval_id, answer.verdict, answer.decided_by) == (question.approval_id, "expired", "")
+
+
+def test_a_tool_call_that_fails_with_all_its_retries_is_over_the_budget_of_retries() -> None:
+    log = HoldLog()
+    log.declare(metric="tool_retries", scope="agent", window="run", limit_amount=2, on_exceeded="escalate")
+    said: list[Event] = []
+    for number, failures in enumerate((1, 0, 1, 2, 3)):
+        assert verdict(log.request(f"h{number}", 0, agent_id="a", ask_tool_calls=1)) == ("granted", "")
+        said = log.settle(f"h{number}", 0, actual_tool_calls=1, tool_failures=failures)
+        assert bool(of(BudgetExceeded, said)) == (failures == 3)
+    exceeded, halt = one(BudgetExceeded, said), one(ControlIssued, said)
+    assert (exceeded.metric, exceeded.used_amount, exceeded.limit_amount) == ("tool_retries", 3, 2)
+    assert (halt.scope, halt.scope_value, halt.on_exceeded) == ("run", "run-1", "escalate")
+    assert one(AlertRaised, said).severity == "critical"
+    refused = one(HoldDecided, log.request("h9", 0, agent_id="a", ask_tool_calls=1))
+    assert (refused.reason, refused.metric, refused.on_exceeded) == ("limit", "tool_retries", "escalate")
+    assert verdict(log.request("h10", 0, agent_id="a", run_id="run-2", ask_tool_calls=1)) == ("granted", "")
 
 
 def test_more_budget_ends_the_halt() -> None:

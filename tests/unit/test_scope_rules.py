@@ -15,6 +15,8 @@ from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetExceeded,
     ControlIssued,
     Event,
@@ -23,6 +25,7 @@ from agentledger.schemas.events import (
     RunStarted,
     ToolCallCompleted,
 )
+from agentledger.schemas.topics import BUDGETS
 from tests.run_logs import T0_US
 from tests.scope_rig import Happened, Stage2, budget, declarations, happened, run_stage2, stage1, tick
 
@@ -250,6 +253,22 @@ def test_a_budget_of_any_scope_halts_it(scope: str, value: str) -> None:
     log = [happened(5000, 2 * USD, actor="ann", labels={"team": "red", "region": "eu"})]
     [halt] = folded(log, declared=declared, end_ms=10_000).events(ControlIssued)
     assert (halt.command, halt.scope, halt.scope_value) == ("halt", scope, value)
+
+
+def test_a_watched_budget_that_asks_halts_asks_and_takes_more_for_an_answer() -> None:
+    asks = {"scope": "agent", "scope_value": "", "on_exceeded": "ask_human"}
+    declared = [(0, budget(USD, **asks)), (10_000, budget(3 * USD, budget_version=2, **asks))]
+    stage = folded([happened(5000, 2 * USD), happened(20_000, 2 * USD)], declared=declared, end_ms=26 * HOUR_MS)
+    first, second = stage.events(ApprovalRequested)
+    assert (first.action, first.target) == ("raise_budget", "b1 of agent refunds")
+    answers = [(item.approval_id, item.verdict) for item in stage.events(ApprovalDecided)]
+    assert answers == [(first.approval_id, "approved"), (second.approval_id, "expired")]
+    commands = [(item.command, item.scope_value, item.on_exceeded) for item in stage.events(ControlIssued)]
+    assert commands == [
+        ("halt", "refunds", "ask_human"), ("resume", "refunds", ""), ("halt", "refunds", "ask_human"),
+    ]  # fmt: skip
+    asked = {record.topic for record in stage.derived if b"raise_budget" in (record.value or b"")}
+    assert asked == {BUDGETS.name}  # among a run's events it would be one of the agent's own
 
 
 def test_a_raised_limit_ends_the_alert_and_a_retired_budget_says_nothing_more() -> None:

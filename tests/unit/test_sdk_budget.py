@@ -152,9 +152,11 @@ def test_what_a_refusal_leads_to(on_exceeded: str, status: str) -> None:
 
 def test_a_person_can_give_more() -> None:
     ledger = Ledger.for_testing()
-    with ledger.run("w", budget={"tool_calls": 1, "on_exceeded": "ask_human"}) as run:
+    with ledger.run("w", run_id="r", budget={"tool_calls": 1, "on_exceeded": "ask_human"}) as run:
         with run.tool_call("t"):
             pass
+        with pytest.raises(RunBudgetExceededError):
+            run.tool_call("t").__enter__()
         with pytest.raises(RunBudgetExceededError):
             run.tool_call("t").__enter__()
         run.extend_budget({"tool_calls": 2}, approved_by="maria", reason="nearly done")
@@ -163,8 +165,10 @@ def test_a_person_can_give_more() -> None:
     assert recorded(ledger, events.ToolCallCompleted) == 2
     approval = next(event for event in ledger.events if isinstance(event, events.ApprovalDecided))
     assert (approval.verdict, approval.decided_by) == ("approved", "maria")
+    [question] = [event for event in ledger.events if isinstance(event, events.ApprovalRequested)]  # asked once
+    assert (question.approval_id, question.action) == (approval.approval_id, "raise_budget")
     assert statuses(ledger)[0][0] == "succeeded"
-    assert "1 calls refused" in statuses(ledger)[0][1]
+    assert "2 calls refused" in statuses(ledger)[0][1]
 
 
 def test_a_budget_that_warns_refuses_nothing_and_says_so_once() -> None:

@@ -391,6 +391,29 @@ def test_a_command_reaches_a_running_agent(cluster: Cluster, subject: Subject) -
         call(run)
 
 
+@pytest.mark.parametrize(
+    ("on_exceeded", "status"),
+    [("", "halted"), ("halt", "halted"), ("escalate", "escalated"), ("ask_human", "escalated")],
+)
+def test_a_run_that_a_budget_hands_to_a_person_ends_escalated(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, on_exceeded: str, status: str
+) -> None:
+    ended: list[events.RunFinished] = []
+    cluster.command("halt", ("acme", "team", "red"), on_exceeded=on_exceeded)
+    with kafka_ledger(cluster.servers) as ledger:
+        emit = ledger.emitter.emit
+
+        def watch(kind: Any, envelope: Any, body: Any, **place: Any) -> bool:
+            ended.extend([body] if isinstance(body, events.RunFinished) else [])
+            return emit(kind, envelope, body, **place)
+
+        monkeypatch.setattr(ledger.emitter, "emit", watch)
+        with ledger.run("w") as run, pytest.raises(HaltedError) as refusal:  # the agent swallows it
+            call(run)
+    assert refusal.value.on_exceeded == on_exceeded
+    assert [event.status for event in ended] == [status]
+
+
 def test_a_process_that_starts_while_its_agent_is_halted_is_refused_at_its_first_call(cluster: Cluster) -> None:
     for number in range(300):
         cluster.producer.produce(CONTROL.name, None, b"acme\x00run\x00r%d" % number)

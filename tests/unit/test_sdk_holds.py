@@ -19,6 +19,7 @@ from agentledger.processors.charges import tool_charge
 from agentledger.producers import EmitProblem, Estimate, HoldSettings, Ledger
 from agentledger.producers.calls import enclosing
 from agentledger.producers.holds import NO_ESTIMATE, Amounts, Hold, ask_for_model_call
+from agentledger.producers.tool_failures import CALLS_MAX, ToolFailures
 from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import HoldRefusedError, HoldUnansweredError, UnpricedError, UsageError
@@ -327,6 +328,36 @@ def is_alone_in_child(ledger: Ledger, decider: FakeHoldDecider) -> bool:
     with ledger.run("w") as run, run.tool_call("t"):
         held = decider.held["tool_calls"] == 2
     return alone and held
+
+
+def test_failures_in_a_row_of_one_tool_call_are_reported() -> None:
+    decider = FakeHoldDecider()
+    with ledger_of(decider).run("w") as run:
+        for tool, order, status in (
+            ("search", 1, "error"), ("search", 2, "error"), ("search", 1, "timeout"), ("other", 1, "error"),
+            ("search", 1, "denied"), ("search", 1, "error"), ("search", 1, "ok"), ("search", 1, "error"),
+        ):  # fmt: skip
+            with run.tool_call(tool, arguments={"order": order}) as call:
+                call.status = status
+    assert [report.tool_failures for report in reports(decider)] == [1, 1, 2, 1, 0, 3, 0, 1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ok", "error", "timeout", "denied"]))))
+def test_failures_are_counted_since_the_call_last_worked(calls: list[tuple[int, str]]) -> None:
+    failures = ToolFailures()
+    for place, (number, status) in enumerate(calls):
+        said = failures.note("t", str(number), status)
+        earlier = [how for which, how in calls[: place + 1] if which == number and how != "denied"]
+        in_a_row = len(earlier) - max((at + 1 for at, how in enumerate(earlier) if how == "ok"), default=0)
+        assert said == (0 if status == "denied" else in_a_row)
+
+
+def test_only_so_many_failing_calls_are_told_apart() -> None:
+    failures = ToolFailures()
+    for number in range(CALLS_MAX + 1):
+        assert failures.note("t", str(number), "error") == 1
+    assert failures.note("t", str(CALLS_MAX), "error") == 2
+    assert failures.note("t", "0", "error") == 1
 
 
 def renewals_of(decider: FakeHoldDecider) -> list[events.HoldReported]:
