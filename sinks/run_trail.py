@@ -103,6 +103,8 @@ def _runs(client: Client, condition: str, run_id: str, tenant_id: str | None) ->
 
 def is_conclusion(row: Row) -> bool:
     """True for what a processor, the writer or the signer concluded, false for what an agent recorded."""
+    if row["event_type"] in {"ApprovalDecided", "ApprovalRequested"}:  # of a budget: see `derived_topic_of`
+        return str(row["producer_id"]).startswith(("holds:", "scopes:"))
     return row["event_type"] == "ConflictDetected" or topic_of(row["event_type"]) is not EVENTS
 
 

@@ -246,7 +246,7 @@ FROM
                 'BudgetSettled', 'BudgetReleased', 'BudgetThresholdCrossed', 'BudgetExceeded', 'AlertRaised', 'AlertUpdated',
                 'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected', 'ConflictDetected', 'RetentionRecorded',
                 'RunBudgetDeclared'
-            ) AS is_fact,
+            ) AND topic != 'agentledger.budgets.v1' AS is_fact, -- there even approvals are concluded: they ask for more budget
             is_fact AND event_type != 'OutcomeRecorded' AS is_activity,
             requestor IN ('', 'assistant') AS is_agent,
             is_agent AND event_type = 'ModelCallCompleted' AS is_agent_model_call,

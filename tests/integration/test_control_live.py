@@ -183,14 +183,17 @@ class Site:
         consumer.close()
         return found
 
-    def declare(self, tenant_id: str, budget_id: str, scope: str, metric: str, limit: int) -> None:
+    def declare(
+        self, tenant_id: str, budget_id: str, scope: str, metric: str, limit: int, *, value: str = "",
+        when_unreachable: str = "refuse",
+    ) -> None:  # fmt: skip
         """Declare a budget whose calls need holds."""
         now_us = time.time_ns() // 1000
         declared = BudgetDeclared(
             event_id=uuid7(now_us), tenant_id=tenant_id, producer_id=f"test:{budget_id}:{metric}", producer_seq=0,
-            run_id="", occurred_at=now_us, budget_id=budget_id, budget_version=1, scope=scope, scope_value="",
+            run_id="", occurred_at=now_us, budget_id=budget_id, budget_version=1, scope=scope, scope_value=value,
             metric=metric, limit_amount=limit, window="total", on_exceeded="halt", enforcement="hold",
-            when_unreachable="refuse",
+            when_unreachable=when_unreachable,
         )  # fmt: skip
         producer = Producer({"bootstrap.servers": self.servers})
         producer.produce(HOLDS.name, CODEC.encode(declared), tenant_id.encode())
@@ -354,11 +357,12 @@ def test_nested_budgets_hold_and_a_dead_agents_hold_is_given_back(site: Site) ->
         assert process.wait(60) == 0
 
 
-def test_without_a_decider_calls_go_as_the_settings_say_and_are_counted_when_it_is_back(site: Site) -> None:
-    site.declare("gamma", "few", "tenant", "tool_calls", 3)
+def test_without_a_decider_calls_go_as_their_budgets_say_and_are_counted_when_it_is_back(site: Site) -> None:
+    site.declare("gamma", "few", "tenant", "tool_calls", 3, when_unreachable="allow")
+    site.declare("gamma", "strict", "agent", "tool_calls", 3, value="impatient")
     holds = site.program("holds")
-    impatient = HoldSettings(when_unreachable="refuse", answer_s_max=1)
-    lenient = HoldSettings(when_unreachable="allow", answer_s_max=1)
+    impatient = HoldSettings(when_unreachable="allow", answer_s_max=1)  # what was declared comes first
+    lenient = HoldSettings(when_unreachable="refuse", answer_s_max=1)
     patient = HoldSettings(when_unreachable="refuse", answer_s_max=WAIT_S_MAX)
     with (
         site.ledger("gamma", "impatient", impatient) as strict, site.ledger("gamma", "lenient", lenient) as open_,
