@@ -23,6 +23,7 @@ from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.errors import HoldRefusedError, HoldUnansweredError
 from agentledger.schemas.events import (
     BudgetDeclared,
+    BudgetHeld,
     BudgetReleased,
     ControlIssued,
     Event,
@@ -303,6 +304,10 @@ def test_with_a_broker_that_hangs_the_halt_file_stops_agents_and_silence_those_t
     cautious.says("going")  # by itself
 
 
+def is_renewal(event: BudgetHeld, tenant_id: str) -> bool:
+    return event.tenant_id == tenant_id and event.amount == 0
+
+
 def spend(ledger: Ledger, count: int) -> int:
     """Make calls of ten cents each until one is refused; how many were made."""
     made = 0
@@ -340,9 +345,13 @@ def test_nested_budgets_hold_and_a_dead_agents_hold_is_given_back(site: Site) ->
         "agent first", "agent second", "agent third", "tenant alpha"
     ]  # fmt: skip
 
-    doomed = site.python(HOLDER, site.servers, "20")
+    doomed = site.python(HOLDER, site.servers, "10")
     doomed.says("held")
     with site.ledger("beta", "heir", settings) as heir:
+        with heir.run("w") as run, pytest.raises(HoldRefusedError, match="used 0 \\+ held 1 \\+ asked 1 of 1"):
+            run.tool_call("t").__enter__()
+        renewed = until(lambda: [event for event in site.read(BUDGETS, BudgetHeld) if is_renewal(event, "beta")])
+        time.sleep(max(0.0, (renewed[0].expires_at or 0) / 1e6 - 2 - time.time()))  # unrenewed it had expired by now
         with heir.run("w") as run, pytest.raises(HoldRefusedError, match="used 0 \\+ held 1 \\+ asked 1 of 1"):
             run.tool_call("t").__enter__()
         doomed.process.send_signal(signal.SIGKILL)
