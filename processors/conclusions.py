@@ -9,10 +9,31 @@ from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import control_key
 from agentledger.schemas.encoding import LONG, TailEncoder, compile_tail_encoder, encode_map, encode_text
-from agentledger.schemas.events import ControlIssued, Event
+from agentledger.schemas.events import (
+    AlertRaised,
+    AlertResolved,
+    AlertUpdated,
+    BudgetExceeded,
+    BudgetThresholdCrossed,
+    ControlIssued,
+    CostRated,
+    Event,
+    OutcomeCosted,
+)
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import topic_of
 
+# What is concluded of a run.
+CONCLUDED: tuple[type[Event], ...] = (
+    AlertRaised,
+    AlertResolved,
+    AlertUpdated,
+    BudgetExceeded,
+    BudgetThresholdCrossed,
+    ControlIssued,
+    CostRated,
+    OutcomeCosted,
+)
 ENVELOPE_FIELDS = 16
 NAME_CHARS_MAX = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 _ID = b"\x48"  # the size of an id

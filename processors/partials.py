@@ -213,7 +213,7 @@ class Partials:
         if unpriced_model:
             place.size += 4 * len(unpriced_model) + _SMALL_BYTES
             tenant.unpriced[unpriced_model] = tenant.unpriced.get(unpriced_model, 0) + 1
-        return event.requestor != "user"
+        return int(event.requestor != "user")
 
     def _count_tool(self, place: _Open, tenant: Partial, event: ToolCallCompleted) -> int:
         calls = tenant.tools.get(event.tool)
@@ -226,7 +226,7 @@ class Partials:
                 _count_denial(place, tenant, event.agent_id, event.tool)
         if event.latency_ms is not None:
             _count_latency(calls[2], event.latency_ms)
-        return event.requestor != "user"
+        return int(event.requestor != "user")
 
     def _count_versions(self, place: _Open, tenant: Partial, event: RunStarted | PolicyDecided) -> None:
         found = [("policy", event.policy_version)]

@@ -17,17 +17,19 @@ from typing import Any
 from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
 from agentledger.schemas.events import Event
+from agentledger.schemas.written import define
 
 # (bytes, position of the first field to read, memo) -> the event, with the wanted fields alone.
 Reader = Callable[[bytes, int, "Memo"], Any]
 Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read last, and what they say
 
 _NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
-_DOUBLE = struct.Struct("<d").unpack_from
-_STEP = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # one-byte size of a text to bytes with it
-_STEP_2 = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # the same for a size of two bytes
-_EIGHT = struct.Struct("<Q").unpack_from
-_LONG = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
+DOUBLE = struct.Struct("<d").unpack_from
+EIGHT = struct.Struct("<Q").unpack_from
+# The size of a text, of one byte or two, to the bytes of both. None where there is no such size: adding it raises.
+STEP: list[int] = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # type: ignore[misc]
+STEP_2: list[int] = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # type: ignore[misc]
+LONG = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
 
 
 class UnusualError(ValueError):
@@ -56,7 +58,8 @@ def text_end(value: bytes, at: int) -> tuple[int, int]:
     return start, start + size
 
 
-def _texts(value: bytes, at: int) -> tuple[list[str], int]:
+def read_texts(value: bytes, at: int) -> tuple[list[str], int]:
+    """An array of texts, and where it ends."""
     items: list[str] = []
     while value[at]:
         count, at = read_long(value, at)
@@ -68,7 +71,8 @@ def _texts(value: bytes, at: int) -> tuple[list[str], int]:
     return items, at + 1
 
 
-def _map(value: bytes, at: int) -> tuple[dict[str, str], int]:
+def read_map(value: bytes, at: int) -> tuple[dict[str, str], int]:
+    """A map of texts, and where it ends."""
     entries: dict[str, str] = {}
     while value[at]:
         count, at = read_long(value, at)
@@ -82,18 +86,16 @@ def _map(value: bytes, at: int) -> tuple[dict[str, str], int]:
     return entries, at + 1
 
 
-_SCOPE: dict[str, Any] = {
-    "DOUBLE": _DOUBLE,
-    "EIGHT": _EIGHT,
-    "STEP": _STEP,
-    "STEP_2": _STEP_2,
-    "LONG": _LONG,
-    "Unusual": UnusualError,
-    "read_long": read_long,
-    "read_map": _map,
-    "read_texts": _texts,
-    "text_end": text_end,
-}
+_HEADER = """\
+from agentledger.schemas.decoding import (
+    DOUBLE, EIGHT, LONG, STEP, STEP_2, Memo, UnusualError, read_long, read_map, read_texts, text_end,
+)
+from agentledger.schemas.events import {kind}
+
+
+def read(value: bytes, at: int, memo: Memo) -> {kind}:
+    event = {kind}.__new__({kind})
+"""
 
 
 def new_memo(repeated: Sequence[Collection[str]]) -> Memo:
@@ -109,6 +111,14 @@ def compile_reader(
     `repeated` names parts that are often the same in one event as in the one before that is read with the same memo: a
     map, or texts that follow each other. Parts that this record doesn't have are passed over.
     """
+    reader: Reader = define(reader_source(schema, kind, first, wanted, repeated), "read")
+    return reader
+
+
+def reader_source(
+    schema: Schema, kind: type[Event], first: int, wanted: Collection[str], repeated: Sequence[Collection[str]] = ()
+) -> str:
+    """The source of the module that `compile_reader` takes its function from."""
     names = [field["name"] for field in schema["fields"]]
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -125,13 +135,8 @@ def compile_reader(
             lines += _field_lines(fields[0]["type"], f"event.{fields[0]['name']}", fields[0]["name"] in wanted)
         else:
             lines += _repeated_lines(fields, part, wanted)
-    source = "def read(value, at, memo):\n    event = new(kind)\n"
-    source += "".join(f"    {line}\n" for line in lines)
-    source += "    if at != len(value):\n        raise Unusual('bytes are missing or left over')\n    return event\n"
-    scope = {**_SCOPE, "new": object.__new__, "kind": kind}
-    exec(compile(source, f"<reader of {schema['name']}>", "exec"), scope)  # noqa: S102 (source is made above, from our own files)
-    reader: Reader = scope["read"]
-    return reader
+    lines += ["if at != len(value):", "    raise UnusualError('bytes are missing or left over')", "return event"]
+    return _HEADER.format(kind=kind.__name__) + "".join(f"    {line}\n" for line in lines)
 
 
 def _repeated_lines(fields: list[Any], part: int, wanted: Collection[str]) -> list[str]:
@@ -139,8 +144,8 @@ def _repeated_lines(fields: list[Any], part: int, wanted: Collection[str]) -> li
     targets = "".join(f"event.{name}, " for _, name in kept)
     read: list[str] = []
     for place, field in enumerate(fields):
-        read += _field_lines(field["type"], f"v{place}", field["name"] in wanted)
-    found = "".join(f"v{place}, " for place, _ in kept)
+        read += _field_lines(field["type"], f"v{part}_{place}", field["name"] in wanted)
+    found = "".join(f"v{part}_{place}, " for place, _ in kept)
     return [
         f"raw, found = memo[{part}]",
         "if value.startswith(raw, at):",
@@ -150,7 +155,7 @@ def _repeated_lines(fields: list[Any], part: int, wanted: Collection[str]) -> li
         *(f"    {line}" for line in read),
         f"    found = ({found})",
         f"    memo[{part}] = value[start_of_part:at], found",
-        *([f"{targets}= found"] if kept else ["if found is None:", "    raise Unusual('nothing read')"]),
+        *([f"{targets}= found"] if kept else ["if found is None:", "    raise UnusualError('nothing read')"]),
     ]
 
 
@@ -169,7 +174,7 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
             "    at += 1",
             *(f"    {line}" for line in _field_lines(kind[1], target, wanted)),
             "else:",
-            "    raise Unusual('no such branch')",
+            "    raise UnusualError('no such branch')",
         ]
     if kind in ("string", "long"):
         return _text_lines(target, wanted) if kind == "string" else _long_lines(target, wanted)
@@ -178,7 +183,7 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
     if kind == "boolean":
         return [
             "if value[at] > 1:",
-            "    raise Unusual('no boolean')",
+            "    raise UnusualError('no boolean')",
             *([f"{target} = value[at] == 1"] if wanted else []),
             "at += 1",
         ]

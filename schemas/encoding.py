@@ -12,6 +12,7 @@ from typing import Any
 
 from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
+from agentledger.schemas.written import define
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _TWO_BYTES = 1 << 14  # what a varint says in two bytes
@@ -57,18 +58,21 @@ def encode_map(entries: Mapping[str, str]) -> bytes:
     return LONG[len(entries)] + body + b"\x00"
 
 
-def _encode_texts(items: list[str]) -> bytes:
+def encode_texts(items: list[str]) -> bytes:
+    """An array of strings as Avro writes it, in one block."""
     if not items:
         return b"\x00"
     return LONG[len(items)] + b"".join(map(encode_text, items)) + b"\x00"
 
 
-_SCOPE: dict[str, Any] = {
-    "LONG": LONG,
-    "DOUBLE": struct.Struct("<d").pack,
-    "encode_map": encode_map,
-    "encode_texts": _encode_texts,
-}
+DOUBLE = struct.Struct("<d").pack
+_HEADER = """\
+from typing import Any
+
+from agentledger.schemas.encoding import DOUBLE, LONG, encode_map, encode_texts
+
+
+"""
 
 
 def compile_encoder(schema: Schema) -> Encoder:
@@ -78,11 +82,7 @@ def compile_encoder(schema: Schema) -> Encoder:
         prepare, expressions = _field_source(field["type"], f"event.{field['name']}", f"v{index}")
         lines += prepare
         parts += expressions
-    source = "def encode(event):\n" + "".join(f"    {line}\n" for line in lines)
-    source += f"    return b''.join(({', '.join(parts)}))\n"
-    scope = dict(_SCOPE)
-    exec(compile(source, f"<encoder of {schema['name']}>", "exec"), scope)  # noqa: S102 (source is made above, from our own files)
-    encoder: Encoder = scope["encode"]
+    encoder: Encoder = define(_HEADER + _function("event: Any", lines, parts), "encode")
     return encoder
 
 
@@ -91,22 +91,25 @@ def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:
 
     Fields that aren't given are as in an event that doesn't name them. For who writes many records that begin alike.
     """
-    names, lines, parts, scope = [], [], [], dict(_SCOPE)
+    encoder: TailEncoder = define(tail_encoder_source(schema, first), "encode")
+    return encoder
+
+
+def tail_encoder_source(schema: Schema, first: int) -> str:
+    """The source of the module that `compile_tail_encoder` takes its function from."""
+    names, lines, parts = [], [], []
     for field in schema["fields"][first:]:
         name = field["name"]
-        if "default" in field:
-            scope[f"default_{name}"] = field["default"]
-            names.append(f"{name}=default_{name}")
-        else:
-            names.append(name)
+        names.append(f"{name}: Any = {field['default']!r}" if "default" in field else f"{name}: Any")
         prepare, expressions = _field_source(field["type"], name, f"v_{name}")
         lines += prepare
         parts += expressions
-    source = f"def encode(*, {', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
-    source += f"    return b''.join(({', '.join(parts)},))\n"
-    exec(compile(source, f"<tail encoder of {schema['name']}>", "exec"), scope)  # noqa: S102 (as above)
-    encoder: TailEncoder = scope["encode"]
-    return encoder
+    return _HEADER + _function(f"*, {', '.join(names)}", lines, parts)
+
+
+def _function(parameters: str, lines: list[str], parts: list[str]) -> str:
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"def encode({parameters}) -> bytes:\n{body}    return b''.join(({', '.join(parts)},))\n"
 
 
 def _field_source(avro_type: Any, value: str, name: str) -> tuple[list[str], list[str]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from agentledger.infra.compilation import is_compiled
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -36,6 +38,12 @@ def write_report(figures: list[Figure], path: Path) -> None:
     for figure in figures:
         table.add_row(figure.name, f"{figure.value:,.2f}", figure.unit, figure.target)
     Console().print(table)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
+    Console().print(f"folds: {'compiled' if is_compiled() else 'Python'}")
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "folds": "compiled" if is_compiled() else "Python",
+    }
     values = {figure.name: {key: value for key, value in asdict(figure).items() if key != "name"} for figure in figures}
     path.write_text(json.dumps({"machine": machine, "figures": values}, indent=2) + "\n", "utf-8")

@@ -1,0 +1,138 @@
+"""Compiles the folds with mypyc: `python -m agentledger.infra.compilation FOLDER`, needs mypy and a C compiler.
+
+The folder gets a copy of all our sources with compiled modules beside them. Whoever runs with it as the first entry of
+PYTHONPATH runs the compiled folds. The sources that it was copied from are left as they are, so nothing compiled can
+be older than what is being edited; without a compiler everything runs as it is, only slower.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from agentledger.processors import run_fold
+from agentledger.processors.conclusions import CONCLUDED, ENVELOPE_FIELDS
+from agentledger.processors.run_reading import FIRST_FIELD, READ, REPEATED
+from agentledger.schemas import written
+from agentledger.schemas.catalogue import current_schemas
+from agentledger.schemas.decoding import reader_source
+from agentledger.schemas.encoding import tail_encoder_source
+from agentledger.schemas.errors import AgentledgerError, ConfigurationError
+
+AREAS = ("schemas", "producers", "processors", "sinks", "infra")
+# Everything that runs for each event of a run. Pure and typed throughout, or mypyc refuses it.
+MODULES = {
+    "schemas": ("decoding", "encoding", "identity", "ports", "prices"),
+    "processors": (
+        "budgets", "charges", "conclusions", "packing", "partials", "run_fold", "run_places", "run_reading",
+        "run_state", "runs", "sketch",
+    ),
+    "processors/rules": (
+        "conditions", "deadlines", "judgements", "memory", "normals", "run_rules", "trackers",
+    ),
+}  # fmt: skip
+# The compiled modules share one library; its name is that of a module.
+LIBRARY = "agentledger.schemas.compiled"
+MARK = "compiled"  # a file that says that all went well
+# Types are checked elsewhere, strictly: here mypy only has to find them.
+MYPY = ("--namespace-packages", "--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
+
+
+def is_compiled() -> bool:
+    """True where this process runs compiled folds."""
+    return not str(run_fold.__file__).endswith(".py")
+
+
+def compile_into(folder: Path) -> None:
+    """Fill the folder, which is replaced; nothing is done where it holds these very sources already.
+
+    Raises ConfigurationError where mypyc or a C compiler is missing.
+    """
+    if is_current(folder):
+        return
+    copy_sources(folder)
+    names = [f"agentledger/{area}/{name}.py" for area, modules in MODULES.items() for name in modules]
+    names += write_sources(folder)
+    before = Path.cwd()
+    os.chdir(folder)  # mypyc names modules by where they are
+    try:
+        _build(names)
+    finally:
+        os.chdir(before)
+    (folder / MARK).touch()
+
+
+def is_current(folder: Path) -> bool:
+    """True where our sources are those that were compiled into the folder."""
+    if not (folder / MARK).exists():
+        return False
+    copies = folder / "agentledger"
+    for area in AREAS:
+        for path in _source(area).rglob("*.py"):
+            copy = copies / area / path.relative_to(_source(area))
+            if not copy.exists() or copy.read_bytes() != path.read_bytes():
+                return False
+    return True
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy our sources, as packages, into the folder, which is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for area in AREAS:
+        shutil.copytree(_source(area), folder / "agentledger" / area, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _source(area: str) -> Path:
+    return Path(next(iter(import_module(f"agentledger.{area}").__path__)))
+
+
+def write_sources(folder: Path) -> list[str]:
+    """Write the functions that are made from schemas into modules of their own; their paths within the folder."""
+    schemas = current_schemas()
+    sources = [reader_source(schemas[kind.__name__], kind, FIRST_FIELD, READ[kind], REPEATED) for kind in READ]
+    sources += [tail_encoder_source(schemas[kind.__name__], ENVELOPE_FIELDS) for kind in CONCLUDED]
+    package = Path(*written.PACKAGE.split("."))
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").touch()
+    paths = [package / f"{written.module_of(source)}.py" for source in sources]
+    for path, source in zip(paths, sources, strict=True):
+        (folder / path).write_text(source, "utf-8")
+    return [path.as_posix() for path in paths]
+
+
+def _build(names: list[str]) -> None:
+    try:
+        from mypyc.build import mypycify  # noqa: PLC0415 - only developers have it
+        from setuptools import Distribution  # noqa: PLC0415 - as above
+        from setuptools.errors import CompileError  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise ConfigurationError(f"mypyc isn't there: {error}", next_step="pip install mypy setuptools") from None
+    extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="3", debug_level="0")
+    build = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+    build.build_lib, build.build_temp = ".", "build"
+    try:
+        build.ensure_finalized()
+        build.run()
+    except CompileError as error:
+        raise ConfigurationError(f"the C compiler failed: {error}", next_step="install gcc or clang") from None
+    shutil.rmtree("build", ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Compile into the folder that is named. Exit code 0 where that went well."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m agentledger.infra.compilation FOLDER\n")
+        return 2
+    try:
+        compile_into(Path(arguments[0]).absolute())
+    except AgentledgerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

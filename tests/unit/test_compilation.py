@@ -1,0 +1,76 @@
+"""What gets compiled is what runs uncompiled: the same sources, found under the same names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentledger.infra import compilation
+from agentledger.processors.conclusions import CONCLUDED
+from agentledger.processors.run_reading import READ
+from agentledger.schemas import written
+from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.written import define, module_of
+from tests.traces import ROOT
+
+ASKS_WHERE = """
+from agentledger.processors.run_reading import RunReading
+from agentledger.schemas import Codec, open_registry
+from tests.bench.sample import sample_records
+reading = RunReading(Codec(open_registry()))
+for _, value in sample_records(3):
+    print(reading.reader(value).__module__)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of our sources, nothing of it compiled."""
+    compilation.copy_sources(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_every_module_that_is_named_is_there(folder: Path) -> None:
+    for area, names in compilation.MODULES.items():
+        for name in names:
+            assert (folder / "agentledger" / area / f"{name}.py").is_file(), name
+
+
+def test_functions_made_from_schemas_are_found_in_the_copy(folder: Path) -> None:
+    assert len(compilation.write_sources(folder)) == len(READ) + len(CONCLUDED)
+    found = subprocess.run(
+        [sys.executable, "-c", ASKS_WHERE],
+        env={"PYTHONPATH": f"{folder}:{ROOT}"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert [line.rpartition(".")[0] for line in found.stdout.split()] == [written.PACKAGE] * 3
+
+
+def test_a_folder_is_current_while_the_sources_are_those_that_were_compiled(folder: Path) -> None:
+    assert not compilation.is_current(folder)
+    (folder / compilation.MARK).touch()
+    assert compilation.is_current(folder)
+    (folder / "agentledger" / "processors" / "runs.py").write_text("")
+    assert not compilation.is_current(folder)
+
+
+def test_a_function_that_was_not_written_before_is_made() -> None:
+    source = "def twice(number: int) -> int:\n    return 2 * number\n"
+    assert define(source, "twice")(21) == 42
+    assert module_of(source) != module_of(source.replace("2", "3"))
+
+
+def test_without_a_compiler_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    monkeypatch.setattr(compilation, "MODULES", {"schemas": ("identity",)})
+    monkeypatch.setattr(compilation, "write_sources", lambda _folder: [])
+    with pytest.raises(ConfigurationError, match=r"C compiler failed.*\binstall gcc or clang"):
+        compilation.compile_into(tmp_path / "copy")
+
+
+def test_one_folder_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compilation.main([]) == 2
+    assert "usage" in capsys.readouterr().err
