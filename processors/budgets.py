@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentledger.schemas.events import RunStarted
 from agentledger.schemas.money import format_usd
 
-METRICS = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms")
-COST, TOKENS, MODEL_CALLS, TOOL_CALLS, WALL_CLOCK = range(5)  # places in METRICS
+METRICS: Final = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms")
+# Places in METRICS.
+COST: Final = 0
+TOKENS: Final = 1
+MODEL_CALLS: Final = 2
+TOOL_CALLS: Final = 3
+WALL_CLOCK: Final = 4
 THRESHOLDS_PERCENT = [50, 80, 100]
 THRESHOLDS_MAX = 16  # of one budget; each may say something once per metric
 PERCENT_MAX = 1000
 HALTING = frozenset({"halt", "escalate", "ask_human"})  # what `on_budget_exceeded` says where the run has to stop
-NEVER = 2**64  # no usage is as large
+NEVER: Final = 2**64  # no usage is as large
 
 Limits = list[int | None]
-NO_LIMITS: Limits = [None] * len(METRICS)
+NO_LIMITS: Final[Limits] = [None] * len(METRICS)
 
 
 class Crossing(NamedTuple):

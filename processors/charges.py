@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
 from agentledger.processors.run_state import RunState
@@ -12,9 +12,9 @@ from agentledger.schemas.ports import Charge, PriceBook, Unpriced
 from agentledger.schemas.prices import priced_at
 from agentledger.schemas.tool_prices import rate_tool_call
 
-INT64_MAX = 2**63 - 1
+INT64_MAX: Final = 2**63 - 1
 # Calls that brought nothing: what they cost is wasted. An attempt after the first is a retry; one that fails is both.
-WASTED = frozenset({"error", "rejected", "cancelled", "timeout", "denied"})
+WASTED: Final = frozenset({"error", "rejected", "cancelled", "timeout", "denied"})
 
 
 def model_charge(call: ModelCallCompleted, rated: Charge | Unpriced, prices: PriceBook) -> Conclusion:

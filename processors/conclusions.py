@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
@@ -35,9 +35,9 @@ CONCLUDED: tuple[type[Event], ...] = (
     OutcomeCosted,
 )
 ENVELOPE_FIELDS = 16
-NAME_CHARS_MAX = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
+NAME_CHARS_MAX: Final = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 _ID = b"\x48"  # the size of an id
-_NO_CAUSE = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
+_NO_CAUSE: Final = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
 
 
 class Conclusion(NamedTuple):

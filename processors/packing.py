@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentledger.schemas.errors import CodecError
 
 VERSION = b"\x01"
 TOMBSTONE = -1
-OVERSIZED = -2
-_ENTRY = struct.Struct(">qqi")
-ENTRY_OVERHEAD_BYTES = _ENTRY.size
-_made = tuple.__new__  # a named tuple in half the time
+OVERSIZED: Final = -2
+_ENTRY: Final = struct.Struct(">qqi")
+ENTRY_OVERHEAD_BYTES: Final = _ENTRY.size
+_made: Final = tuple.__new__  # a named tuple in half the time
 
 
 class PackedRecord(NamedTuple):

@@ -15,18 +15,19 @@ import json
 import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentledger.schemas.errors import CodecError
 
 VERSION = 1
 WATERMARK, PARTIAL = 0, 1
 BUCKET_US = 1_000_000
-SEQ_BLOCK_BITS = 6  # producer_seq are noted in blocks of 64, a bit each
+SEQ_BLOCK_BITS: Final = 6  # producer_seq are noted in blocks of 64, a bit each
 _HEAD = struct.Struct(">BBIqI")
 HEAD_BYTES = _HEAD.size
 
 Usage = list[int]  # in the order of budgets.METRICS
+Calls = list[Any]  # of one model or tool: how many, how many failed, sketch of how long they took in microseconds
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, ensure_ascii=False).encode
 
 
@@ -37,12 +38,6 @@ class Head(NamedTuple):
     source: int
     bucket: int
     part: int
-
-
-class Calls(list[Any]):
-    """Calls of one model or tool: [how many, how many failed, sketch of how long they took in microseconds]."""
-
-    __slots__ = ()
 
 
 @dataclass(slots=True)
@@ -154,6 +149,6 @@ def partial_from_list(items: list[Any]) -> Partial:
 
 def _calls(found: dict[str, Any]) -> dict[str, Calls]:
     return {
-        name: Calls((count, errors, {int(slot): number for slot, number in latency.items()}))
+        name: [count, errors, {int(slot): number for slot, number in latency.items()}]
         for name, (count, errors, latency) in found.items()
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import Final
 
 from agentledger.processors.conclusions import DerivedRecord
 from agentledger.processors.partial_records import (
@@ -35,17 +36,21 @@ from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
 
 STATE_VERSION = b"\x01"
-NAME_CHARS_MAX = 200  # of a model, tool, version or producer; longer names are cut
+NAME_CHARS_MAX: Final = 200  # of a model, tool, version or producer; longer names are cut
 # Bytes that an open bucket may take before it is sent as a part: state and message must fit a record of 1 MB, and a
 # character takes 4 bytes at most.
-OPEN_BYTES_MAX = 500_000
-_GROUP_BYTES, _CALLS_BYTES, _SMALL_BYTES = 110, 1500, 100  # of an entry beside its names; sketches vary most
-EVENTS_PER_PART_MAX = 8192  # bounds the sketches, and what a state costs to write, where many events carry one time
+OPEN_BYTES_MAX: Final = 500_000
+# Bytes of an entry beside its names; sketches vary most.
+_GROUP_BYTES: Final = 110
+_CALLS_BYTES: Final = 1500
+_SMALL_BYTES: Final = 100
+# Bounds the sketches, and what a state costs to write, where many events carry one time.
+EVENTS_PER_PART_MAX: Final = 8192
 _STATE_HEAD = struct.Struct(">qqqI")
-_BLOCK_MASK = (1 << SEQ_BLOCK_BITS) - 1
-_ERRORS = frozenset({"error", "timeout", "denied", "rejected"})
-_BIT = [1 << place for place in range(1 << SEQ_BLOCK_BITS)]
-_EXACT_BITS = SLOT_BITS + 1
+_BLOCK_MASK: Final = (1 << SEQ_BLOCK_BITS) - 1
+_ERRORS: Final = frozenset({"error", "timeout", "denied", "rejected"})
+_BIT: Final = [1 << place for place in range(1 << SEQ_BLOCK_BITS)]
+_EXACT_BITS: Final = SLOT_BITS + 1
 NO_BUCKET = -1
 
 
@@ -244,7 +249,7 @@ class Partials:
 def _new_calls(place: _Open, calls: dict[str, Calls], name: str) -> Calls:
     cut = name[:NAME_CHARS_MAX]
     place.size += 4 * len(cut) + _CALLS_BYTES
-    return calls.setdefault(cut, Calls((0, 0, {})))
+    return calls.setdefault(cut, [0, 0, {}])
 
 
 def _count_denial(place: _Open, tenant: Partial, agent_id: str, target: str) -> None:

@@ -17,7 +17,7 @@ import logging
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentledger.processors.budgets import COST, TOKENS, WALL_CLOCK
 from agentledger.processors.conclusions import ConclusionWriter, DerivedRecord
@@ -62,8 +62,9 @@ from agentledger.schemas.topics import CONTROL
 
 LIVE_RUNS_MAX = 20_000  # runs kept decoded between batches: 3 to 8 kB each, so at most some 150 MB
 SKIPS_LOGGED = 10  # skipped records logged one by one; after that each power of ten
-_FIRST_TIME = struct.Struct(">q").unpack_from  # of a packed message, at 9: see `packing`
-_MAY_HURRY = frozenset({ApprovalDecided, RunStarted})  # events after which a run may have to be looked at earlier
+_FIRST_TIME: Final = struct.Struct(">q").unpack_from  # of a packed message, at 9: see `packing`
+# Events after which a run may have to be looked at earlier.
+_MAY_HURRY: Final = frozenset({ApprovalDecided, RunStarted})
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from agentledger.processors.conclusions import RunEnvelope
 from agentledger.processors.partial_records import group_of
@@ -13,8 +14,8 @@ from agentledger.processors.run_state import RunState
 from agentledger.processors.runs import Basis
 from agentledger.schemas.decoding import Memo
 
-NEVER_US = 2**63 - 1
-SECOND_US = 1_000_000
+NEVER_US: Final = 2**63 - 1
+SECOND_US: Final = 1_000_000
 _OWN = b"\x01"  # no tenant's name begins with this size: what belongs to the partition and no run
 CLOCK_KEY, PARTIALS_KEY, NORMALS_KEY = _OWN + b"clock", _OWN + b"partials", _OWN + b"normals"
 _BUDGETS_KEY = _OWN + b"budgets:"
@@ -46,20 +47,33 @@ def is_of_run(key: bytes) -> bool:
 class LiveRun:
     """A run's state, decoded, with what follows from it and would cost to make anew for each event."""
 
-    __slots__ = ("envelope", "group", "is_noted", "memo", "partitions", "state")
+    __slots__ = ("_context", "envelope", "group", "is_noted", "memo", "partitions", "state")
 
     def __init__(self, state: RunState, memo: Memo | None = None, partitions: int | None = None) -> None:
         self.state = state
         self.partitions = partitions
         self.memo = memo_of_run() if memo is None else memo
         self.is_noted = False  # among the partition's deadlines
-        self.refresh()
+        self._context = _context_of(state)
+        self._derive()
 
     def refresh(self) -> None:
-        """After the state's context has changed."""
+        """After the state's context may have changed."""
+        context = _context_of(self.state)
+        if context != self._context:
+            self._context = context
+            self._derive()
+
+    def _derive(self) -> None:
         state = self.state
         self.envelope = RunEnvelope(state, self.partitions)
         self.group = group_of(state.agent_id, state.workflow, state.actor, state.labels, state.environment)
+
+
+def _context_of(state: RunState) -> tuple[str, str, str, str, str, list[tuple[str, str]]]:
+    """What `RunEnvelope` and `group_of` read of a state that may change; labels with their order."""
+    labels = list(state.labels.items())
+    return state.agent_id, state.agent_version, state.workflow, state.environment, state.actor, labels
 
 
 class PlaceClock:

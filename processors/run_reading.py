@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agentledger.processors.conclusions import NAME_CHARS_MAX
 from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
@@ -56,9 +58,9 @@ REPEATED = (
     ("tool", "tool_version", "requestor"),
     ("engine", "policy", "policy_version", "rule", "verdict", "enforced", "risk_tier"),
 )
-_ID_END = HEADER_BYTES + 37
-_ID_SIZE = 0x48
-_HEX = b"0123456789abcdef"
+_ID_END: Final = HEADER_BYTES + 37
+_ID_SIZE: Final = 0x48
+_HEX: Final = b"0123456789abcdef"
 
 
 # How a record begins: the run's place (the same bytes for all its events, and for no other run's), event_id,
@@ -70,7 +72,7 @@ def _read_nothing(_value: bytes, _at: int, _memo: Memo) -> None:
     """Of a tick nothing is read: its time is the broker's."""
 
 
-READS_TICKS: Reader = _read_nothing
+READS_TICKS: Final[Reader] = _read_nothing
 
 
 def place_of(tenant_id: str, run_id: str) -> bytes:

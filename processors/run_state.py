@@ -12,7 +12,7 @@ import json
 import struct
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentledger.processors.budgets import (
     METRICS,
@@ -29,14 +29,14 @@ from agentledger.schemas.errors import CodecError
 STATE_VERSION = b"\x04"
 FORGOTTEN_VERSION = b"\x03"
 DAY_US = 86_400_000_000
-RUN_KEPT_US = 35 * DAY_US  # outcomes may come a month later
+RUN_KEPT_US: Final = 35 * DAY_US  # outcomes may come a month later
 FORGOTTEN_KEPT_US = 90 * DAY_US  # far longer than a broker or a client's outbox keeps what it might send again
 RECENT_IDS = 4096  # a run's last so many event ids are known exactly: 32 to 64 KiB of state in the longest runs
-ID_BYTES = 8  # of an id: among 8,192 ids, two are alike once in 100 billion runs
+ID_BYTES: Final = 8  # of an id: among 8,192 ids, two are alike once in 100 billion runs
 _OFFSET = struct.Struct(">q")  # first in every state of every table: see `RunTable`
-_HEAD = struct.Struct(">qqi")
-_RANDOM_VERSIONS = frozenset("47")  # of UUIDs: the last 62 bits are random
-PRODUCERS_MAX = 64  # producers with a high-water mark each; those that a run hears first are kept
+_HEAD: Final = struct.Struct(">qqi")
+_RANDOM_VERSIONS: Final = frozenset("47")  # of UUIDs: the last 62 bits are random
+PRODUCERS_MAX: Final = 64  # producers with a high-water mark each; those that a run hears first are kept
 
 
 def id_tail(event_id: str) -> str:

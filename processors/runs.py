@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentledger.processors.budgets import (
     COST,
@@ -63,10 +63,13 @@ from agentledger.schemas.ports import Charge, PriceBook
 from agentledger.schemas.prices import rate_model_call
 
 LABELS_CHARS_MAX = 8192
-MODEL, TOOL, HUMAN = range(3)  # places in RunState.costs
-_TOOL_ERRORS = frozenset({"error", "timeout", "denied"})
-_STOPPED = frozenset({"halted", "escalated"})
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+# Places in RunState.costs.
+MODEL: Final = 0
+TOOL: Final = 1
+HUMAN: Final = 2
+_TOOL_ERRORS: Final = frozenset({"error", "timeout", "denied"})
+_STOPPED: Final = frozenset({"halted", "escalated"})
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 class Entry(NamedTuple):
@@ -91,7 +94,7 @@ Counted = tuple[list[Conclusion], str]
 # What the anomaly rules are told of a model call: our cost, why there is no price where that is worth an alert, and the
 # model then. Plain tuples, as there is one of each for every event.
 _Call = tuple[int | None, str, str]
-_NO_CALL: _Call = (None, "", "")
+_NO_CALL: Final[_Call] = (None, "", "")
 
 
 def is_foldable(event: Event) -> bool:
@@ -276,7 +279,7 @@ def _fold_approval(state: RunState, entry: Entry, prices: PriceBook, out: list[C
         add_charge(state, HUMAN, cost, status="", attempt=1)
 
 
-_TAKES: dict[type[Event], Callable[[RunState, Entry, PriceBook, list[Conclusion]], _Call | None]] = {
+_TAKES: Final[dict[type[Event], Callable[[RunState, Entry, PriceBook, list[Conclusion]], _Call | None]]] = {
     ApprovalDecided: _fold_approval,
     ModelCallCompleted: _fold_model_call,
     OutcomeRecorded: _fold_outcome,

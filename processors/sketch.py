@@ -8,10 +8,11 @@ less than 1.6 %. Sketches merge by adding counts: the sketch of a union is the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
-SLOT_BITS = 5
-_EXACT_BITS = SLOT_BITS + 1
-VALUE_MAX = 2**43  # microseconds: 100 days; what took longer counts as that long
+SLOT_BITS: Final = 5
+_EXACT_BITS: Final = SLOT_BITS + 1
+VALUE_MAX: Final = 2**43  # microseconds: 100 days; what took longer counts as that long
 
 Sketch = dict[int, int]  # slot to count
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Final
 
 import fastavro
 
@@ -14,7 +14,7 @@ from agentledger.schemas.events import EVENT_TYPES, Event
 from agentledger.schemas.ports import SchemaRegistry
 
 MAGIC = b"\x00"
-HEADER_BYTES = 5
+HEADER_BYTES: Final = 5
 UNKNOWN_SCHEMAS_MAX = 1024  # ids remembered as unknown, so that a flood of them does not ask a registry each time
 
 

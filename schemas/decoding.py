@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
@@ -24,12 +24,12 @@ Reader = Callable[[bytes, int, "Memo"], Any]
 Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read last, and what they say
 
 _NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
-DOUBLE = struct.Struct("<d").unpack_from
-EIGHT = struct.Struct("<Q").unpack_from
+DOUBLE: Final = struct.Struct("<d").unpack_from
+EIGHT: Final = struct.Struct("<Q").unpack_from
 # The size of a text, of one byte or two, to the bytes of both. None where there is no such size: adding it raises.
-STEP: list[int] = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # type: ignore[misc]
-STEP_2: list[int] = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # type: ignore[misc]
-LONG = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
+STEP: Final[list[int]] = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # type: ignore[misc]
+STEP_2: Final[list[int]] = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # type: ignore[misc]
+LONG: Final = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
 
 
 class UnusualError(ValueError):

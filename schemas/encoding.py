@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
 from agentledger.schemas.written import define
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-_TWO_BYTES = 1 << 14  # what a varint says in two bytes
+_TWO_BYTES: Final = 1 << 14  # what a varint says in two bytes
 Encoder = Callable[[Any], bytes]
 TailEncoder = Callable[..., bytes]
 
 # Two bytes at a time: those that end a number, and those that more follow.
-_END = [bytes((rest,)) if rest < 128 else bytes((rest & 127 | 128, rest >> 7)) for rest in range(_TWO_BYTES)]
-_MORE = [bytes((rest & 127 | 128, rest >> 7 | 128)) for rest in range(_TWO_BYTES)]
+_END: Final = [bytes((rest,)) if rest < 128 else bytes((rest & 127 | 128, rest >> 7)) for rest in range(_TWO_BYTES)]
+_MORE: Final = [bytes((rest & 127 | 128, rest >> 7 | 128)) for rest in range(_TWO_BYTES)]
 
 
 class _LongTable(dict[int, bytes]):
@@ -40,7 +40,7 @@ class _LongTable(dict[int, bytes]):
         return out + _END[rest]
 
 
-LONG = _LongTable()
+LONG: Final = _LongTable()
 LONG.update({number: LONG[number] for number in range(-64, 4096)})
 
 
@@ -65,7 +65,7 @@ def encode_texts(items: list[str]) -> bytes:
     return LONG[len(items)] + b"".join(map(encode_text, items)) + b"\x00"
 
 
-DOUBLE = struct.Struct("<d").pack
+DOUBLE: Final = struct.Struct("<d").pack
 _HEADER = """\
 from typing import Any
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Final
 
-_VERSION_7 = 0x7 << 76
-_VERSION_8 = 0x8 << 76
-_VARIANT = 0x2 << 62
-_RANDOM_BITS_HIGH = (1 << 12) - 1
-_RANDOM_BITS_LOW = (1 << 62) - 1
-_TIME_MASK = (1 << 48) - 1
-_SEPARATOR = "\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
+_VERSION_7: Final = 0x7 << 76
+_VERSION_8: Final = 0x8 << 76
+_VARIANT: Final = 0x2 << 62
+_RANDOM_BITS_HIGH: Final = (1 << 12) - 1
+_RANDOM_BITS_LOW: Final = (1 << 62) - 1
+_TIME_MASK: Final = (1 << 48) - 1
+_SEPARATOR: Final = "\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
 
 
 def uuid7(now_us: int, random_bytes: bytes | None = None) -> str:
@@ -35,12 +36,9 @@ def derived_id(base_event_id: str, *parts: str) -> str:
     event that happened to trigger it.
     """
     bits = _hash_bits((base_event_id, *parts))
-    low = _VARIANT | (bits & _RANDOM_BITS_LOW)
-    if (
-        base_event_id[8] == "-" == base_event_id[13]
-    ):  # always so in canonical text; the same as `_text`, in half the time
-        prefix = base_event_id[:14].lower()
-        return f"{prefix}8{(bits >> 62) & _RANDOM_BITS_HIGH:03x}-{low >> 48:04x}-{low & 0xFFFF_FFFF_FFFF:012x}"
+    if base_event_id[8] == "-" == base_event_id[13]:  # always so in canonical text; as `_text`, in half the time
+        rest = f"{_rest(_VERSION_8, bits):020x}"
+        return f"{base_event_id[:14].lower()}{rest[:4]}-{rest[4:8]}-{rest[8:]}"
     return _text(event_time_ms(base_event_id), _VERSION_8, bits)
 
 
@@ -54,7 +52,11 @@ def _hash_bits(parts: tuple[str, ...]) -> int:
     return int.from_bytes(digest[:10], "big")
 
 
+def _rest(version: int, bits: int) -> int:
+    """What follows the time: version, variant, and the random bits around them."""
+    return version | ((bits >> 62) & _RANDOM_BITS_HIGH) << 64 | _VARIANT | (bits & _RANDOM_BITS_LOW)
+
+
 def _text(time_ms: int, version: int, bits: int) -> str:
-    value = ((time_ms & _TIME_MASK) << 80) | version | ((bits >> 62) & _RANDOM_BITS_HIGH) << 64
-    hexed = f"{value | _VARIANT | (bits & _RANDOM_BITS_LOW):032x}"
+    hexed = f"{(time_ms & _TIME_MASK) << 80 | _rest(version, bits):032x}"
     return f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"

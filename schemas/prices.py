@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import genai_prices
 from genai_prices import types
@@ -18,15 +18,16 @@ from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.money import NANOUSD_MAX
 from agentledger.schemas.ports import Charge, ListedPrice, PriceBook, Tariff, TokenUsage, Unpriced
 
-UNKNOWN_MODEL = Unpriced("unknown_model")
-NO_USAGE = Unpriced("no_usage")
-INVALID_USAGE = Unpriced("invalid_usage")
+UNKNOWN_MODEL: Final = Unpriced("unknown_model")
+NO_USAGE: Final = Unpriced("no_usage")
+INVALID_USAGE: Final = Unpriced("invalid_usage")
 UNKNOWN_TIER = Unpriced("unknown_tier")
 STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
-FINE_TUNED = "ft:"  # OpenAI's and LiteLLM's mark of a tuned model, which has a price of its own or none
+FINE_TUNED: Final = "ft:"  # OpenAI's and LiteLLM's mark of a tuned model, which has a price of its own or none
 LOOKUPS_MAX = 4096  # model names kept with what they mean; names come from outside, so their number is bounded
 TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to three tariffs each
-SCALE = 10**9  # a tariff counts billionths of a nano-dollar per token: every published price is a whole number of those
+# A tariff counts billionths of a nano-dollar per token: every published price is a whole number of those.
+SCALE: Final = 10**9
 PROBE_TOKENS = 10**6
 LAST_MOMENT_US = 253_402_300_799_000_000  # the end of the year 9999, where Python's calendar ends
 

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -29,8 +30,8 @@ from pydantic import (
 from agentledger.schemas.money import NANOUSD_PER_USD
 
 RECENT_CALLS = 12  # calls of tools whose digests are kept of a run: 130 bytes
-RESULTS_KEPT = 24  # calls with their results that are kept of a run: 270 bytes
-REPEATS_SEEN = 30  # calls of which is kept whether they brought anything new: a number
+RESULTS_KEPT: Final = 24  # calls with their results that are kept of a run: 270 bytes
+REPEATS_SEEN: Final = 30  # calls of which is kept whether they brought anything new: a number
 RECENT_DENIALS = 50  # times of denials that are kept of a run
 VERSION_CHARS = 12  # of a rule's digest: 48 bits tell the versions of one rule apart
 _UNIT_US = {"ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
@@ -512,6 +513,7 @@ class RuleSet(_Model):
         return self
 
 
+@lru_cache(maxsize=1024)  # by rule: those of one file, and of another that is tried
 def rule_version(rule: BaseModel) -> str:
     """A short digest of the rule as it is, defaults included: 12 hex digits of the SHA-256 of its canonical JSON."""
     text = json.dumps(rule.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentledger.processors.sketch import Sketch, merge, quantile, slot_of
 from agentledger.schemas.errors import CodecError
 
 STATE_VERSION = b"\x01"
-EPOCH_US = 600_000_000
+EPOCH_US: Final = 600_000_000
 WORKFLOWS_MAX = 200  # per partition, known at a time: those unused for longest give way; about 150 bytes each
 RUNS_KEPT = 2000  # at twice as many, all counts are halved: what is normal changes
 _HEAD = struct.Struct(">qq")

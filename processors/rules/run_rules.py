@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from agentledger.processors.rules import judgements as judge
 from agentledger.processors.rules import trackers
@@ -308,7 +308,7 @@ def _on_conflict(rules: Applicable, run: RunFacts, memory: RunMemory, event: Con
     return judge.conflict(rules.conflict, run, memory, event)
 
 
-_REACT: dict[type[Event], Callable[..., list[Said]]] = {
+_REACT: Final[dict[type[Event], Callable[..., list[Said]]]] = {
     PolicyDecided: _on_decision,
     ApprovalRequested: _on_approval,
     ApprovalDecided: _on_approval,

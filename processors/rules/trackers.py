@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from zlib import crc32
 
 from agentledger.processors.rules.memory import RunFacts, RunMemory
@@ -17,8 +18,8 @@ from agentledger.schemas.events import (
 
 DECISIONS_MAX = 24  # ids of a run's decisions that are remembered, by verdict; older ones are taken for allowed
 APPROVALS_MAX = 16  # pending at a time in one run
-PERIODS = (2, 3, 4)
-FAILED = frozenset({"error", "timeout"})
+PERIODS: Final = (2, 3, 4)
+FAILED: Final = frozenset({"error", "timeout"})
 
 
 def hash_of(*names: str) -> int:
@@ -29,8 +30,8 @@ def hash_of(*names: str) -> int:
     return value
 
 
-_REPEATS = (1 << REPEATS_SEEN) - 1
-_NO_MATCHES = [0, 0, 0]
+_REPEATS: Final = (1 << REPEATS_SEEN) - 1
+_NO_MATCHES: Final = [0, 0, 0]
 
 
 def note_tool_call(
