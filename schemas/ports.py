@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from agentledger.schemas.api_keys import ApiKey
+
 Clock = Callable[[], int]  # microseconds since 1970, UTC
 
 DeliveryReport = Callable[[str | None], None]  # called once per record with None, or what went wrong
@@ -133,3 +135,16 @@ class SubjectKeys(Protocol):
 
     def erase(self, tenant_id: str, subject: str) -> str | None:
         """Destroy the subject's key for good; its id, or None where there was none. Returns when it is gone."""
+
+
+class ApiKeys(Protocol):
+    """Keeps API keys, without their secrets. Raises StoreError where it can't be read or written."""
+
+    def find(self, key_id: str) -> ApiKey | None:
+        """The key of this id."""
+
+    def all(self) -> list[ApiKey]:
+        """Every key, oldest first."""
+
+    def change(self, edit: Callable[[dict[str, ApiKey]], None]) -> None:
+        """Let `edit` change the keys by id, and keep the result; nothing is kept where it raises."""

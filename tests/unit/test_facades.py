@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
         "processors",
         "sinks",
         "infra/stack",
+        "producers/gateway",
         "producers/importers",
         "producers/otel",
         "producers/outbox",

@@ -1,0 +1,18 @@
+"""The gateway: events over HTTP, for agents that have no SDK of ours. Answered when Kafka has them."""
+
+from agentledger.producers.gateway.admission import Admission, Gateway
+from agentledger.producers.gateway.app import create_app
+from agentledger.producers.gateway.callers import Caller
+from agentledger.producers.gateway.limits import GatewayLimits
+from agentledger.producers.gateway.publishing import AcknowledgedPublisher
+from agentledger.producers.gateway.refusals import RefusedRequestError
+
+__all__ = [
+    "AcknowledgedPublisher",
+    "Admission",
+    "Caller",
+    "Gateway",
+    "GatewayLimits",
+    "RefusedRequestError",
+    "create_app",
+]
