@@ -28,7 +28,7 @@ class FileApiKeys:
         """The key of this id. Raises StoreError where the file can't be read."""
         return self._load().get(key_id)
 
-    def all(self) -> list[ApiKey]:
+    def listed(self) -> list[ApiKey]:
         """Every key, oldest first. Raises StoreError."""
         return sorted(self._load().values(), key=lambda key: (key.created_at, key.key_id))
 

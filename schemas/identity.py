@@ -9,6 +9,8 @@ import hashlib
 import os
 from typing import Final
 
+# The `producer_seq` of events that nobody counts: the sender gave no numbers, so no hole among them means a loss.
+UNCOUNTED: Final = -1
 _VERSION_7: Final = 0x7 << 76
 _VERSION_8: Final = 0x8 << 76
 _VARIANT: Final = 0x2 << 62

@@ -143,7 +143,7 @@ class ApiKeys(Protocol):
     def find(self, key_id: str) -> ApiKey | None:
         """The key of this id."""
 
-    def all(self) -> list[ApiKey]:
+    def listed(self) -> list[ApiKey]:
         """Every key, oldest first."""
 
     def change(self, edit: Callable[[dict[str, ApiKey]], None]) -> None:

@@ -29,13 +29,15 @@ LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @dataclass
 class Gateway:
-    """What the routes share. `local` is who sends without a key: only where that is allowed, on loopback."""
+    """What the routes share. `local` is who sends without a key: only where that is allowed, on loopback.
+    `has_bundled_ids`: schema ids are those of the bundled registry."""
 
     publisher: AcknowledgedPublisher
     codec: Codec
     keys: ApiKeys
     clock: Clock
     local: Caller | None = None
+    has_bundled_ids: bool = True
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
 
@@ -121,9 +123,13 @@ class Admission:
         self._gateway.pay(self.caller, len(records))
         failures = await self._gateway.publisher.publish(records)
         acknowledged = failures.count(ACCEPTED)
-        self._gateway.metrics.count_events("accepted", acknowledged)
-        self._gateway.metrics.count_events("unanswered", len(failures) - acknowledged)
+        self.count_events("accepted", acknowledged)
+        self.count_events("unanswered", len(failures) - acknowledged)
         return failures
+
+    def count_events(self, result: str, count: int) -> None:
+        """Count what became of events: accepted, duplicate, rejected or unanswered."""
+        self._gateway.metrics.count_events(result, count)
 
 
 def _busy(what: str, retry_after_s: int = RETRY_SOON_S) -> RefusedRequestError:

@@ -40,5 +40,6 @@ class RefusedEventError(AgentledgerError):
 
 
 def pointer(*names: str | int) -> str:
-    """The JSON pointer to a member."""
-    return "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in names)
+    """The JSON pointer to a member; half of a surrogate pair, which no answer can hold, as its escape."""
+    path = "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in names)
+    return path.encode("utf-8", "backslashreplace").decode()

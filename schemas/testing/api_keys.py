@@ -20,7 +20,7 @@ class FakeApiKeys:
         self._reach()
         return self._keys.get(key_id)
 
-    def all(self) -> list[ApiKey]:
+    def listed(self) -> list[ApiKey]:
         """Every key, oldest first."""
         self._reach()
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.key_id))

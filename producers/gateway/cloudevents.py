@@ -1,0 +1,105 @@
+"""CloudEvents 1.0 in JSON (cloudevents.io, JSON event format, sections 2 and 4), one event of ours in each.
+
+type                     the record, such as agentledger.v1.PolicyDecided
+source and id            the identity: the same pair of one tenant is one event
+time, subject            occurred_at and run_id, where `data` doesn't name them
+traceparent              trace_id and span_id, where `data` doesn't name them (Distributed Tracing extension)
+other attributes         labels `ce_NAME`, with source and id among them
+data                     the record's fields
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from agentledger.producers.gateway.callers import Caller
+from agentledger.producers.gateway.event_fields import text
+from agentledger.producers.gateway.json_events import make_event, record_named
+from agentledger.producers.gateway.refusals import RefusedEventError, pointer
+from agentledger.schemas.codec import Codec
+from agentledger.schemas.events import Event
+
+ATTRIBUTES_MAX = 32  # extensions of one event: each becomes a label, and an event holds 64
+_KNOWN = frozenset({"specversion", "type", "id", "source", "time", "subject", "traceparent", "data", "datacontenttype"})
+_NAME = re.compile(r"[a-z0-9]{1,64}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*", re.DOTALL)
+_JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE | re.DOTALL)
+
+
+def is_cloud_event(item: Any) -> bool:
+    """Whether a JSON value means to be a CloudEvent."""
+    return isinstance(item, dict) and "specversion" in item
+
+
+def cloud_event(item: Any, caller: Caller, codec: Codec) -> Event:
+    """The event in a CloudEvent. Raises RefusedEventError; its path points into the CloudEvent."""
+    if not isinstance(item, dict):
+        raise RefusedEventError("not_an_object", "", "a CloudEvent is a JSON object")
+    if item.get("specversion") != "1.0":
+        raise RefusedEventError("wrong_value", "/specversion", "only CloudEvents of the version 1.0 are understood")
+    source, id_ = (_attribute(item, name) for name in ("source", "id"))
+    record = record_named(item.get("type"), "/type")
+    fields = _fields(item, record)
+    labels = {**_extensions(item), "ce_source": source, "ce_id": id_}
+    try:
+        own_labels = fields.get("labels", {})
+        if isinstance(own_labels, dict):
+            fields["labels"] = labels | own_labels
+        return make_event(record, fields, caller, codec, identity=("cloudevent", source, id_))
+    except RefusedEventError as error:
+        error.path = _path_in_cloud_event(error.path, item)
+        raise
+
+
+def _fields(item: dict[str, Any], record: str) -> dict[str, Any]:
+    """The record's fields: those of `data`, and those that attributes stand for."""
+    data = item.get("data")
+    if "data_base64" in item or not isinstance(data, dict):
+        raise RefusedEventError("wrong_value", "/data", f"data must be the JSON object with the fields of a {record}")
+    if not _JSON_TYPE.fullmatch(str(item.get("datacontenttype") or "application/json")):
+        raise RefusedEventError("wrong_value", "/datacontenttype", "data must be JSON")
+    fields = dict(data)
+    for attribute, name in (("time", "occurred_at"), ("subject", "run_id")):
+        if item.get(attribute) is not None:
+            fields.setdefault(name, item[attribute])
+    trace = item.get("traceparent")
+    match = _TRACEPARENT.fullmatch(trace) if isinstance(trace, str) else None
+    if match is not None:
+        fields.setdefault("trace_id", match[1])
+        fields.setdefault("span_id", match[2])
+    return fields
+
+
+def _extensions(item: dict[str, Any]) -> dict[str, str]:
+    """Attributes without a field of their own, as labels."""
+    names = sorted(item.keys() - _KNOWN)
+    if len(names) > ATTRIBUTES_MAX:
+        raise RefusedEventError("too_many", "", f"{len(names):,} extension attributes are more than {ATTRIBUTES_MAX}")
+    labels = {}
+    for name in names:
+        value = item[name]
+        if not _NAME.fullmatch(name) or not isinstance(value, str | int | bool):
+            raise RefusedEventError(
+                "unknown_field", pointer(name[:64]), "it is no attribute: a-z and 0-9 name a text, number or boolean"
+            )
+        labels[f"ce_{name}"] = value if isinstance(value, str) else str(value).lower()[:64]
+    return labels
+
+
+def _attribute(item: dict[str, Any], name: str) -> str:
+    try:
+        value = text(item.get(name), 1024)
+    except ValueError as error:
+        raise RefusedEventError("wrong_value", pointer(name), f"{name}: {error}") from None
+    if not value:
+        raise RefusedEventError("missing_field", pointer(name), f"{name} is missing: source and id are the identity")
+    return value
+
+
+def _path_in_cloud_event(path: str, item: dict[str, Any]) -> str:
+    """Where the wrong field was given."""
+    given_by = {"/occurred_at": "time", "/run_id": "subject"}.get(path)
+    if given_by is not None and path[1:] not in item["data"]:
+        return f"/{given_by}"
+    return f"/data{path}" if path else "/data"
