@@ -11,7 +11,9 @@ from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, Program, Stack, StackConfig
 from agentledger.infra.stack.access import make_passwords
+from agentledger.infra.stack.config import GATEWAY_URL
 from agentledger.infra.stack.files import make_data_dir
+from agentledger.infra.stack.ports import HOST
 from agentledger.sinks.access import User, password_sha256, users_xml
 from agentledger.sinks.key_files import KeyFolder
 
@@ -26,6 +28,7 @@ PROGRAMS = (
     Program("scopes", ["scopes"]),
     Program("ticker", ["ticker"]),
     Program("payloads", ["payload-writer"]),
+    Program("gateway", ["gateway"], endpoint_variable=GATEWAY_URL),
 )
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
@@ -49,6 +52,10 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             **instance,
             "AGENTLEDGER_DATA_DIR": str(config.data_dir),
             "AGENTLEDGER_KAFKA_PARTITIONS": str(partitions),
+            # On this machine alone, and for its own tenant, as with everything that it starts: no key is asked for.
+            "AGENTLEDGER_GATEWAY_HOST": HOST,
+            "AGENTLEDGER_GATEWAY_PORT": endpoints.gateway_url.rpartition(":")[2],
+            "AGENTLEDGER_GATEWAY_KEYS": "not_on_loopback",
         }
 
     def prepare(endpoints: Endpoints) -> None:

@@ -103,6 +103,27 @@ class Settings(BaseSettings):
     erasure: str = Field(
         "allowed", pattern="^(allowed|forbidden)$", description="Whether a subject's personal fields may be erased."
     )
+    api_keys_file: Path | None = Field(
+        None, description="File of the API keys' hashes (0600); empty: DATA_DIR/api_keys.json."
+    )
+    gateway_host: str = Field("127.0.0.1", min_length=1, description="Where the gateway listens.")
+    gateway_port: int = Field(8390, ge=1, le=65535, description="The gateway's port.")
+    gateway_keys: str = Field(
+        "required",
+        pattern="^(required|not_on_loopback)$",
+        description="Whether the gateway asks for API keys; not_on_loopback: events without one are this tenant's.",
+    )
+    gateway_tls_certificate: Path | None = Field(None, description="The gateway's TLS certificate (PEM, with chain).")
+    gateway_tls_private_key: Path | None = Field(None, description="The private key of that certificate (PEM).")
+    gateway_tls_client_ca: Path | None = Field(
+        None, description="CA (PEM) whose certificates the gateway's clients must have; empty: they need none."
+    )
+    gateway_events_per_s_max: int = Field(
+        5_000,
+        ge=1,
+        le=1_000_000,
+        description="Events a second of one API key, where it has no bound of its own.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
     @field_validator(
@@ -112,6 +133,10 @@ class Settings(BaseSettings):
         "checkpoints_dir",
         "witnesses_file",
         "subject_keys_dir",
+        "api_keys_file",
+        "gateway_tls_certificate",
+        "gateway_tls_private_key",
+        "gateway_tls_client_ca",
         mode="before",
     )
     @classmethod
@@ -145,6 +170,10 @@ class Settings(BaseSettings):
     def subject_keys_folder(self) -> Path:
         """Where the keys of data subjects are."""
         return (self.subject_keys_dir or Path(self.data_dir) / "subjects").expanduser().resolve()
+
+    def api_keys_path(self) -> Path:
+        """The file of the API keys' hashes."""
+        return (self.api_keys_file or Path(self.data_dir) / "api_keys.json").expanduser().resolve()
 
     def kafka_security(self) -> dict[str, str]:
         """The librdkafka settings for the configured security; empty for plain text."""

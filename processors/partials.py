@@ -32,6 +32,7 @@ from agentledger.processors.partial_records import (
 from agentledger.processors.sketch import SLOT_BITS, VALUE_MAX
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.events import Event, ModelCallCompleted, PolicyDecided, RunStarted, ToolCallCompleted
+from agentledger.schemas.identity import UNCOUNTED
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
 
@@ -107,17 +108,18 @@ class Partials:
             tenant = self._new_tenant(place, event.tenant_id)
         tenant.events += 1
         seq = event.producer_seq
-        blocks = tenant.seqs.get(event.producer_id)
-        if blocks is None:
-            producer_id = event.producer_id[:NAME_CHARS_MAX]
-            blocks = tenant.seqs.setdefault(producer_id, {})
-            place.size += 4 * len(producer_id) + _SMALL_BYTES
-        block = seq >> SEQ_BLOCK_BITS
-        bits = blocks.get(block)
-        if bits is None:
-            place.size += _SMALL_BYTES
-            bits = 0
-        blocks[block] = bits | _BIT[seq & _BLOCK_MASK]
+        if seq != UNCOUNTED:
+            blocks = tenant.seqs.get(event.producer_id)
+            if blocks is None:
+                producer_id = event.producer_id[:NAME_CHARS_MAX]
+                blocks = tenant.seqs.setdefault(producer_id, {})
+                place.size += 4 * len(producer_id) + _SMALL_BYTES
+            block = seq >> SEQ_BLOCK_BITS
+            bits = blocks.get(block)
+            if bits is None:
+                place.size += _SMALL_BYTES
+                bits = 0
+            blocks[block] = bits | _BIT[seq & _BLOCK_MASK]
         kind = type(event)
         model_calls = tool_calls = 0
         if kind is ToolCallCompleted:

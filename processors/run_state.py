@@ -25,6 +25,7 @@ from agentledger.processors.budgets import (
 )
 from agentledger.processors.rules.memory import RunMemory
 from agentledger.schemas.errors import CodecError
+from agentledger.schemas.identity import UNCOUNTED
 
 STATE_VERSION = b"\x04"
 FORGOTTEN_VERSION = b"\x03"
@@ -57,7 +58,8 @@ class SeenEvents:
     Ids are held in two generations of up to RECENT_IDS: so at least the last RECENT_IDS are known exactly. Of an older
     event only its producer's highest `producer_seq` is kept: an id that isn't among the recent ones and whose
     `producer_seq` isn't above that mark counts as seen. Bound of the error: an event that arrives for the first time
-    after RECENT_IDS later events of its run, all from before its producer's mark, is taken for a repetition.
+    after RECENT_IDS later events of its run, all from before its producer's mark, is taken for a repetition. Of
+    an event that nobody counted (`UNCOUNTED`) a repetition after RECENT_IDS later events is taken for another event.
     """
 
     __slots__ = ("_now", "_now_marks", "_old", "_old_marks", "_recent", "marks")
@@ -77,12 +79,14 @@ class SeenEvents:
             return False
         if self.marks:
             mark = self.marks.get(producer_id)
-            if mark is not None and producer_seq <= mark:
+            if mark is not None and UNCOUNTED < producer_seq <= mark:
                 return False
         if len(now) >= self._recent:
             self._retire()
             now = self._now
         now[tail] = None
+        if producer_seq == UNCOUNTED:
+            return True
         marks = self._now_marks
         known = marks.get(producer_id)
         if known is None:

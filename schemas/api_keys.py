@@ -22,6 +22,7 @@ from agentledger.schemas.errors import UsageError
 SCOPES = ("ingest", "read", "export", "admin")
 KEY_ID_BYTES, SECRET_BYTES = 6, 32
 NAME_CHARS_MAX = 64
+LIFE_US_MAX = 100 * 366 * 86_400_000_000
 KEYS_MAX = 10_000  # in one file, which is read whole
 _DOMAIN = b"agentledger.api_key.v1"
 _FORM = re.compile(r"alk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
@@ -89,8 +90,8 @@ def new_api_key(
         )
     if not 0 < len(tenant_id) <= 200:
         raise UsageError("a tenant's id has 1 to 200 characters")
-    if expires_at is not None and expires_at <= now_us:
-        raise UsageError("a key can't expire before it is made", next_step="give a later time")
+    if expires_at is not None and not now_us < expires_at <= now_us + LIFE_US_MAX:
+        raise UsageError("a key expires after it is made, and within 100 years", next_step="give another time")
     key_id, secret = secrets.token_hex(KEY_ID_BYTES), secrets.token_urlsafe(SECRET_BYTES)
     key = ApiKey(
         key_id=key_id,

@@ -40,6 +40,7 @@ _MODULES = {
     "export": "export",
     "verify-export": "export",
     "access": "access",
+    "api-keys": "api_keys",
     "retention": "retention",
     "subjects": "subjects",
     "payload": "payloads",
@@ -55,6 +56,7 @@ _MODULES = {
     "holds": "programs",
     "signer": "evidence",
     "payload-writer": "payloads",
+    "gateway": "gateway",
 }
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from agentledger.infra.cli.times import moment_us
+from agentledger.infra.cli.times import duration_us, moment_us
 from agentledger.infra.settings import load_settings
 from agentledger.schemas.errors import UsageError
 
 FIRED = 1  # exit code of try: at least one rule would have fired
-_DURATION = re.compile(r"(\d{1,6})(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @click.group("alerts")
@@ -152,7 +149,7 @@ def try_command(
         open_prices(settings.prices_file),
         from_us=from_us,
         to_us=to_us,
-        warm_up_us=_duration_us(warm_up),
+        warm_up_us=duration_us(warm_up),
         tenant_id=tenant_id,
     )
     if as_json:
@@ -165,13 +162,6 @@ def try_command(
             console.print(trial.firings_table(tried))
         console.print(f"\n{tried.fired:,} alerts in {tried.records:,} records", highlight=False)
     return FIRED if tried.fired else 0
-
-
-def _duration_us(text: str) -> int:
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"{text!r} is no length of time", next_step="such as 30m, 6h, 1d or 3w; 0s for none")
-    return int(found[1]) * _SECONDS[found[2]] * 1_000_000
 
 
 COMMANDS = {"alerts": alerts}

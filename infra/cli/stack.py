@@ -33,8 +33,9 @@ def settings_for(data_dir: Path | None) -> Settings:
 @click.option("--kafka-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 @click.option("--clickhouse-http-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 @click.option("--clickhouse-native-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
+@click.option("--gateway-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 def up(data_dir: Path | None, detach: bool, **options: Any) -> None:
-    """Start Kafka, ClickHouse, the processors and the writer on this machine."""
+    """Start Kafka, ClickHouse, the processors, the writer and the gateway on this machine."""
     settings = settings_for(data_dir)
     folder = settings.data_dir.expanduser().resolve()
     running = find_running(folder, click.echo)

@@ -16,7 +16,9 @@ OPTIONS = {
     "kafka": "--kafka-port",
     "clickhouse_http": "--clickhouse-http-port",
     "clickhouse_native": "--clickhouse-native-port",
+    "gateway": "--gateway-port",
 }
+GATEWAY_URL = "AGENTLEDGER_GATEWAY_URL"
 PORTS_FILE = "ports.json"
 
 
@@ -29,28 +31,36 @@ class StackConfig:
     kafka_port: int | None = None
     clickhouse_http_port: int | None = None
     clickhouse_native_port: int | None = None
+    gateway_port: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
     users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the stack's broker and its ClickHouse are reached."""
+    """Where the stack's broker, its ClickHouse and its gateway (empty: it has none) are reached."""
 
     kafka_bootstrap_servers: str
     clickhouse_url: str
+    gateway_url: str = ""
 
     def env(self) -> dict[str, str]:
         """The same as environment variables for our own programs."""
-        return {
+        named = {
             "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
             "AGENTLEDGER_CLICKHOUSE_URL": self.clickhouse_url,
+            GATEWAY_URL: self.gateway_url,
         }
+        return {name: value for name, value in named.items() if value}
 
 
 def choose_ports(config: StackConfig) -> dict[str, int]:
     """A port per listener: the one given (refused if it's used), else last time's if it's free, else a free one."""
-    given = {"clickhouse_http": config.clickhouse_http_port, "clickhouse_native": config.clickhouse_native_port}
+    given = {
+        "clickhouse_http": config.clickhouse_http_port,
+        "clickhouse_native": config.clickhouse_native_port,
+        "gateway": config.gateway_port,
+    }
     if config.broker == "kafka":
         given |= {"kafka": config.kafka_port, "kafka_controller": None}
     elif config.kafka_port is not None:

@@ -17,6 +17,7 @@ class Program:
     name: str
     args: list[str]
     env: Mapping[str, str] = field(default_factory=dict)
+    endpoint_variable: str = ""  # of its environment, where it listens
 
 
 class ProgramService(Service):
@@ -33,6 +34,10 @@ class ProgramService(Service):
     @property
     def env(self) -> Mapping[str, str]:
         return self._env
+
+    @property
+    def endpoint(self) -> str:
+        return self._env.get(self.program.endpoint_variable, "")
 
     def prepare(self) -> None:
         self._ready_file.unlink(missing_ok=True)

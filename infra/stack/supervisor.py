@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from agentledger.infra.stack.clickhouse import ClickHouseService
-from agentledger.infra.stack.config import Endpoints, StackConfig, choose_ports, remember_ports
+from agentledger.infra.stack.config import GATEWAY_URL, Endpoints, StackConfig, choose_ports, remember_ports
 from agentledger.infra.stack.control import OnEvent, clear_stale, ignore
 from agentledger.infra.stack.files import check_free_space, file_lock, make_data_dir
 from agentledger.infra.stack.jars import kafka_classpath
 from agentledger.infra.stack.kafka import KafkaService
 from agentledger.infra.stack.memory_broker import MemoryBrokerService
+from agentledger.infra.stack.ports import HOST
 from agentledger.infra.stack.processes import ProcessId
 from agentledger.infra.stack.programs import Program, ProgramService
 from agentledger.infra.stack.restarts import MOST_DEATHS, WINDOW_SECONDS, Restarts
@@ -107,7 +108,7 @@ class Stack:
         self._save()
         infrastructure = self._infrastructure(on_event)
         self._start(infrastructure, on_event)
-        self.endpoints = Endpoints(infrastructure[0].endpoint, infrastructure[1].endpoint)
+        self.endpoints = Endpoints(infrastructure[0].endpoint, infrastructure[1].endpoint, self._gateway_url())
         self._save()
         if self._prepare is not None:
             self._prepare(self.endpoints)
@@ -140,6 +141,10 @@ class Stack:
         )
         remember_ports(self.data_dir, ports)
         return [broker, clickhouse]
+
+    def _gateway_url(self) -> str:
+        has_gateway = any(program.endpoint_variable == GATEWAY_URL for program in self.programs)
+        return f"http://{HOST}:{self.ports['gateway']}" if has_gateway else ""
 
     def _start(self, services: Sequence[Service], on_event: OnEvent) -> None:
         """Start these side by side, then wait for each in turn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,6 +38,7 @@ class Gateway:
     clock: Clock
     local: Caller | None = None
     has_bundled_ids: bool = True
+    is_broker_up: Callable[[], bool] = field(default=lambda: True)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
 
@@ -45,6 +46,10 @@ class Gateway:
         self._rates = RateLimits()
         self._requests = 0
         self._held_bytes = 0
+
+    def is_ready(self) -> bool:
+        """Whether a request that brings events would be let in now, whoever sends it."""
+        return self._requests < self.limits.requests_max and self.is_broker_up() and self.publisher.has_room()
 
     @contextmanager
     def admit(self, request: Request, scope: str) -> Iterator[Admission]:
@@ -59,6 +64,8 @@ class Gateway:
             )  # fmt: skip
         if self._requests >= self.limits.requests_max:
             raise _busy("too many requests are under way")
+        if not self.is_broker_up():
+            raise _busy("Kafka can't be reached", RETRY_BROKER_S)
         if not self.publisher.has_room():
             raise _busy("more events wait for Kafka than it takes", RETRY_BROKER_S)
         self._requests += 1

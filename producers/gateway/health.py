@@ -18,7 +18,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/readyz", summary="Events can be taken", responses={503: {"description": "Not now"}})
     async def readyz() -> JSONResponse:
-        ready = gateway.publisher.has_room()
+        ready = gateway.is_ready()
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     @routes.get("/metrics", summary="Counters in Prometheus' text format", response_class=PlainTextResponse)

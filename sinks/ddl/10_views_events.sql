@@ -8,7 +8,7 @@ CREATE OR REPLACE VIEW agentledger.events
     run_id String COMMENT 'The run: one attempt of an agent at one task',
     step Int64 COMMENT 'Place of the event in its run as the producer saw it, from 0',
     producer_id String COMMENT 'The emitting process or source',
-    producer_seq Int64 COMMENT 'Dense count per producer_id, from 0: a hole is a lost event',
+    producer_seq Int64 COMMENT 'Dense count per producer_id, from 0: a hole is a lost event. Where nobody counts: -1',
     parent_event_id Nullable(UUID) COMMENT 'The event that caused this one, NULL where nothing in the ledger did',
     trace_id String COMMENT 'W3C trace id, 32 hex digits, empty where there is none',
     span_id String COMMENT 'W3C span id, 16 hex digits, empty where there is none',

@@ -38,7 +38,7 @@ CREATE OR REPLACE VIEW agentledger.conflicts
     tenant_id LowCardinality(String) COMMENT 'Whose ledger this is',
     run_id String COMMENT 'The run: one attempt of an agent at one task',
     producer_id String COMMENT 'The emitting process or source',
-    producer_seq Int64 COMMENT 'Dense count per producer_id, from 0: a hole is a lost event',
+    producer_seq Int64 COMMENT 'Dense count per producer_id, from 0: a hole is a lost event. Where nobody counts: -1',
     occurred_at DateTime64(6, 'UTC') COMMENT 'The agent''s clock, UTC: data, never an order',
     ledger_time DateTime64(6, 'UTC') COMMENT 'The broker''s append time, UTC, never decreasing within a partition',
     topic LowCardinality(String) COMMENT 'Kafka topic',
@@ -102,7 +102,7 @@ FROM
     (
         SELECT tenant_id, producer_id, producer_seq, ledger_time, false AS is_announcement
         FROM agentledger.ledger
-        WHERE event_type NOT IN ('', 'Ticked')
+        WHERE event_type NOT IN ('', 'Ticked') AND producer_seq >= 0
         UNION ALL
         SELECT tenant_id, gap_producer_id AS producer_id, 0 AS producer_seq, ledger_time, true AS is_announcement
         FROM agentledger.ledger

@@ -69,9 +69,17 @@ def test_rotation_never_lengthens_a_key_and_gives_the_new_one_the_same_time() ->
 
 @pytest.mark.parametrize(
     ("name", "tenant", "scopes", "expires_at"),
-    [("Big", "t", ["read"], None), ("", "t", ["read"], None), ("a b", "t", ["read"], None), ("x" * 65, "t", ["read"], None),
-     ("a", "", ["read"], None), ("a", "t", [], None), ("a", "t", ["write"], None), ("a", "t", ["read"], NOW_US)],
-)  # fmt: skip
+    [
+        ("Big", "t", ["read"], None),
+        ("", "t", ["read"], None),
+        ("a b", "t", ["read"], None),
+        ("x" * 65, "t", ["read"], None),
+        ("a", "", ["read"], None),
+        ("a", "t", [], None),
+        ("a", "t", ["write"], None),
+        ("a", "t", ["read"], NOW_US),
+    ],
+)
 def test_what_makes_no_key_is_refused(name: str, tenant: str, scopes: list[str], expires_at: int | None) -> None:
     with pytest.raises(UsageError):
         new_api_key(name, tenant, scopes, now_us=NOW_US, expires_at=expires_at)

@@ -52,8 +52,8 @@ def test_what_is_no_port_is_refused(port: int) -> None:
 def test_the_ports_of_last_time_are_taken_again(tmp_path: Path) -> None:
     config = StackConfig(tmp_path)
     first = choose_ports(config)
-    assert set(first) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native"}
-    assert len(set(first.values())) == 4
+    assert set(first) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native", "gateway"}
+    assert len(set(first.values())) == 5
     remember_ports(tmp_path, first)
     assert choose_ports(config) == first
 
@@ -83,11 +83,15 @@ def test_one_port_for_two_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_memory_broker_takes_no_port(tmp_path: Path) -> None:
-    assert set(choose_ports(StackConfig(tmp_path, broker="memory"))) == {"clickhouse_http", "clickhouse_native"}
+    assert set(choose_ports(StackConfig(tmp_path, broker="memory"))) == {
+        "clickhouse_http",
+        "clickhouse_native",
+        "gateway",
+    }
     with pytest.raises(StackError, match="picks its own port"):
         choose_ports(StackConfig(tmp_path, broker="memory", kafka_port=free_port()))
 
 
 def test_a_broken_ports_file_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text('{"kafka": "x", "clickhouse_http": 99999999')
-    assert len(choose_ports(StackConfig(tmp_path))) == 4
+    assert len(choose_ports(StackConfig(tmp_path))) == 5
