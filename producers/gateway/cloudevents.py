@@ -14,12 +14,13 @@ import re
 from typing import Any
 
 from agentledger.producers.gateway.callers import Caller
-from agentledger.producers.gateway.event_fields import text
+from agentledger.producers.gateway.event_fields import field_checks, text
 from agentledger.producers.gateway.json_events import make_event, record_named
 from agentledger.producers.gateway.refusals import RefusedEventError, pointer
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.events import Event
 
+STANDS_FOR = {"time": "occurred_at", "subject": "run_id"}  # attribute to the field that it gives
 ATTRIBUTES_MAX = 32  # extensions of one event: each becomes a label, and an event holds 64
 _KNOWN = frozenset({"specversion", "type", "id", "source", "time", "subject", "traceparent", "data", "datacontenttype"})
 _NAME = re.compile(r"[a-z0-9]{1,64}")
@@ -36,6 +37,7 @@ def cloud_event(item: Any, caller: Caller, codec: Codec) -> Event:
     """The event in a CloudEvent. Raises RefusedEventError; its path points into the CloudEvent."""
     if not isinstance(item, dict):
         raise RefusedEventError("not_an_object", "", "a CloudEvent is a JSON object")
+    item = {name: value for name, value in item.items() if value is not None}  # null: not set (section 2.2)
     if item.get("specversion") != "1.0":
         raise RefusedEventError("wrong_value", "/specversion", "only CloudEvents of the version 1.0 are understood")
     source, id_ = (_attribute(item, name) for name in ("source", "id"))
@@ -57,14 +59,14 @@ def _fields(item: dict[str, Any], record: str) -> dict[str, Any]:
     data = item.get("data")
     if "data_base64" in item or not isinstance(data, dict):
         raise RefusedEventError("wrong_value", "/data", f"data must be the JSON object with the fields of a {record}")
-    if not _JSON_TYPE.fullmatch(str(item.get("datacontenttype") or "application/json")):
+    if not _JSON_TYPE.fullmatch(str(item.get("datacontenttype", "application/json"))):
         raise RefusedEventError("wrong_value", "/datacontenttype", "data must be JSON")
     fields = dict(data)
-    for attribute, name in (("time", "occurred_at"), ("subject", "run_id")):
-        if item.get(attribute) is not None:
+    for attribute, name in STANDS_FOR.items():
+        if attribute in item:
+            _check_attribute(item, attribute, name)
             fields.setdefault(name, item[attribute])
-    trace = item.get("traceparent")
-    match = _TRACEPARENT.fullmatch(trace) if isinstance(trace, str) else None
+    match = _trace(item)
     if match is not None:
         fields.setdefault("trace_id", match[1])
         fields.setdefault("span_id", match[2])
@@ -73,7 +75,9 @@ def _fields(item: dict[str, Any], record: str) -> dict[str, Any]:
 
 def _extensions(item: dict[str, Any]) -> dict[str, str]:
     """Attributes without a field of their own, as labels."""
-    names = sorted(item.keys() - _KNOWN)
+    unused = {attribute for attribute, name in STANDS_FOR.items() if name in item["data"]}
+    unused |= set() if _trace(item) else {"traceparent"}
+    names = sorted(item.keys() - (_KNOWN - unused))
     if len(names) > ATTRIBUTES_MAX:
         raise RefusedEventError("too_many", "", f"{len(names):,} extension attributes are more than {ATTRIBUTES_MAX}")
     labels = {}
@@ -85,6 +89,23 @@ def _extensions(item: dict[str, Any]) -> dict[str, str]:
             )
         labels[f"ce_{name}"] = value if isinstance(value, str) else str(value).lower()[:64]
     return labels
+
+
+def _trace(item: dict[str, Any]) -> re.Match[str] | None:
+    """Trace and span in `traceparent`; None where there is none, or another form of it, which becomes a label."""
+    given = item.get("traceparent", "")
+    if not isinstance(given, str):
+        raise RefusedEventError("wrong_value", "/traceparent", "traceparent: expected a text")
+    return _TRACEPARENT.fullmatch(given)
+
+
+def _check_attribute(item: dict[str, Any], attribute: str, name: str) -> None:
+    """It must be right also where it isn't used."""
+    try:
+        field_checks("RunStarted")[name](item[attribute])
+        text(item[attribute])
+    except ValueError as error:
+        raise RefusedEventError("wrong_value", f"/{attribute}", f"{attribute}: {error}") from None
 
 
 def _attribute(item: dict[str, Any], name: str) -> str:
@@ -99,7 +120,7 @@ def _attribute(item: dict[str, Any], name: str) -> str:
 
 def _path_in_cloud_event(path: str, item: dict[str, Any]) -> str:
     """Where the wrong field was given."""
-    given_by = {"/occurred_at": "time", "/run_id": "subject"}.get(path)
+    given_by = {f"/{name}": attribute for attribute, name in STANDS_FOR.items()}.get(path)
     if given_by is not None and path[1:] not in item["data"]:
         return f"/{given_by}"
     return f"/data{path}" if path else "/data"

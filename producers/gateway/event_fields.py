@@ -34,7 +34,9 @@ FACTS = (
     "ApprovalDecided", "ApprovalRequested", "EvidenceRetrieved", "ModelCallCompleted", "OutcomeRecorded",
     "PolicyDecided", "RunFinished", "RunStarted", "StateChanged", "ToolCallCompleted", "ValidationCompleted",
 )  # fmt: skip
+NEVER_EMPTY = ("run_id", "producer_id")
 TIME_US_MAX = 7_258_118_399_999_999  # the end of 2199: later times fit no column, and nobody's clock
+FLOAT_WHOLE_MAX = 2**53  # above it a float no longer tells one whole number from the next
 SHOWN_CHARS_MAX = 60  # of what a client sent, in an answer
 Check = Callable[[Any], Any]  # the value as the event holds it; raises ValueError with what was expected
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -73,12 +75,12 @@ def time_us(value: Any) -> int:
     """Microseconds since 1970 of an RFC 3339 text or a count of microseconds. Raises ValueError."""
     if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
-            count = (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(microseconds=1)
+            count: int | None = (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(microseconds=1)
         except (ValueError, OverflowError):
-            count = -1
+            count = None
     else:
-        count = value if isinstance(value, int) and not isinstance(value, bool) else -1
-    if not 0 <= count <= TIME_US_MAX:
+        count = _whole(value)
+    if count is None or not 0 <= count <= TIME_US_MAX:
         raise ValueError("expected a time from 1970 to 2199: RFC 3339 text with a zone, or microseconds since 1970")
     return count
 
@@ -104,8 +106,8 @@ def _check_of(name: str, avro_type: Any) -> Check:
     logical = avro_type.get("logicalType") if isinstance(avro_type, dict) else None
     kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
     if kind == "string" and not logical:
-        chars_max, empty = text_chars_max(name), name != "run_id"
-        return lambda value: _not_empty(text(value, chars_max), empty)
+        chars_max, may_be_empty = text_chars_max(name), name not in NEVER_EMPTY
+        return lambda value: _not_empty(text(value, chars_max), may_be_empty)
     named: dict[tuple[str, str | None], Check] = {
         ("string", "uuid"): _uuid,
         ("long", "timestamp-micros"): time_us,
@@ -118,8 +120,8 @@ def _check_of(name: str, avro_type: Any) -> Check:
     return named[kind, logical]
 
 
-def _not_empty(value: str, may_be: bool) -> str:
-    if not value and not may_be:
+def _not_empty(value: str, may_be_empty: bool) -> str:
+    if not value and not may_be_empty:
         raise ValueError("it must not be empty")
     return value
 
@@ -136,9 +138,17 @@ def _uuid(value: Any) -> str:
 
 
 def _int64(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not INT64_MIN <= value <= INT64_MAX:
+    number = _whole(value)
+    if number is None or not INT64_MIN <= number <= INT64_MAX:
         raise ValueError(f"expected a whole number of 64 bits, not {_shown(value)}")
-    return value
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number, which JSON may also write as 3.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < FLOAT_WHOLE_MAX:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _double(value: Any) -> float:

@@ -32,7 +32,7 @@ def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(tags=["events"])
 
     def several(name: str) -> JsonSchema:
-        return {"type": "array", "items": ref(name), "maxItems": gateway.limits.events_max}
+        return {"type": "array", "items": ref(name), "description": f"At most {gateway.limits.events_max:,}."}
 
     bodies: dict[str, JsonSchema] = {
         JSON: {"oneOf": [ref("Event"), several("Event")]},

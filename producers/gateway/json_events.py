@@ -59,7 +59,7 @@ def make_event(
                 next_step="a resend is recognised by what was sent, so the time is the client's",
             )  # fmt: skip
     if checked.setdefault("tenant_id", caller.tenant_id) != caller.tenant_id:
-        raise RefusedEventError("wrong_tenant", "/tenant_id", "this API key writes for another tenant alone")
+        raise RefusedEventError("wrong_tenant", "/tenant_id", "an API key writes for its own tenant alone")
     _number(checked, caller)
     given = "event_id" in checked
     checked.setdefault("event_id", _NO_ID)
@@ -77,7 +77,7 @@ def _number(fields: dict[str, Any], caller: Caller) -> None:
         fields.setdefault("producer_id", f"gateway:{caller.name}")
     elif seq < 0:
         raise RefusedEventError("wrong_value", "/producer_seq", "producer_seq: a count begins with 0")
-    elif not fields.get("producer_id"):
+    elif "producer_id" not in fields:
         raise RefusedEventError(
             "missing_field", "/producer_id", "a producer_seq counts within a producer_id, which is missing"
         )

@@ -12,7 +12,7 @@ from agentledger.producers.bounds import (
     LIST_ITEM_BYTES_MAX,
     LIST_ITEMS_MAX,
 )
-from agentledger.producers.gateway.event_fields import FACTS, TIME_US_MAX, text_chars_max
+from agentledger.producers.gateway.event_fields import FACTS, NEVER_EMPTY, TIME_US_MAX, text_chars_max
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.encoding import INT64_MAX, INT64_MIN
 
@@ -21,13 +21,13 @@ JsonSchema = dict[str, Any]
 REQUIRED = ("type", "run_id", "occurred_at")
 TIME: JsonSchema = {
     "anyOf": [
-        {"type": "string", "format": "date-time", "pattern": "^(19[7-9][0-9]|20[0-9]{2}|21[0-8][0-9])-"},
+        {"type": "string", "format": "date-time", "pattern": "^(197[1-9]|19[89][0-9]|20[0-9]{2}|21[0-8][0-9])-"},
         {"type": "integer", "minimum": 0, "maximum": TIME_US_MAX},
     ]
 }
+_ATTRIBUTE: JsonSchema = {"type": "string", "minLength": 1, "maxLength": LABEL_VALUE_BYTES_MAX}
 _GATEWAY_DOCS = {
     "event_id": "Identity of this event everywhere. Left out: it follows from the content, so a resend counts once.",
-    "tenant_id": "Left out, or the tenant of the API key.",
     "producer_id": "Who emits; left out: the name of the API key.",
     "producer_seq": "Dense per producer_id, from 0: a hole is a lost event. -1 or left out: nobody counts.",
 }
@@ -40,6 +40,8 @@ def event_schema(record: str) -> JsonSchema:
     properties = {"type": {"enum": [record, f"{avro['namespace']}.{record}"], "description": "Which event it is."}}
     for field in avro["fields"]:
         name = field["name"]
+        if name == "tenant_id":
+            continue  # it is the API key's
         schema = _field_schema(name, field["type"])
         properties[name] = {**schema, "description": _GATEWAY_DOCS.get(name, field["doc"])}
     return {
@@ -48,6 +50,7 @@ def event_schema(record: str) -> JsonSchema:
         "type": "object",
         "properties": properties,
         "required": list(REQUIRED),
+        "dependentRequired": {"producer_seq": ["producer_id"]},
         "additionalProperties": False,
     }
 
@@ -57,12 +60,50 @@ def event_schemas() -> dict[str, JsonSchema]:
     return {record: event_schema(record) for record in FACTS}
 
 
+@cache
+def cloud_event_schema(record: str) -> JsonSchema:
+    """The JSON Schema of a CloudEvent with that record: attributes of its own may be added to it."""
+    event = event_schema(record)
+    fields = {name: schema for name, schema in event["properties"].items() if name != "type"}
+    return {
+        "title": f"{record} as a CloudEvent",
+        "type": "object",
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "type": event["properties"]["type"],
+            "source": {**_ATTRIBUTE, "description": "With id the identity: the same pair is one event."},
+            "id": _ATTRIBUTE,
+            "time": {**_or_null(TIME["anyOf"][0]), "description": "occurred_at, where data has none."},
+            "subject": {**_or_null(fields["run_id"]), "description": "run_id, where data has none."},
+            "traceparent": {"type": ["string", "null"], "description": "trace_id and span_id, where data has none."},
+            "datacontenttype": {"enum": ["application/json", None]},
+            "data": {
+                "type": "object",
+                "properties": fields,
+                "dependentRequired": event["dependentRequired"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["specversion", "type", "source", "id", "data"],
+        "allOf": [_either("time", "occurred_at"), _either("subject", "run_id")],
+    }
+
+
+def _either(attribute: str, field: str) -> JsonSchema:
+    """It is an attribute, or a field of `data`. An attribute that is null counts as left out."""
+    given = {"required": [attribute], "properties": {attribute: {"type": "string"}}}
+    return {"anyOf": [given, {"properties": {"data": {"required": [field]}}}]}
+
+
+def _or_null(schema: JsonSchema) -> JsonSchema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 def _field_schema(name: str, avro_type: Any) -> JsonSchema:
     if name == "producer_seq":
         return {"type": "integer", "minimum": -1, "maximum": INT64_MAX}
     if isinstance(avro_type, list):
-        inner = _field_schema(name, avro_type[1])
-        return {"anyOf": [inner, {"type": "null"}]}
+        return _or_null(_field_schema(name, avro_type[1]))
     kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
     logical = avro_type.get("logicalType") if isinstance(avro_type, dict) else None
     if logical == "timestamp-micros":
@@ -86,4 +127,4 @@ def _field_schema(name: str, avro_type: Any) -> JsonSchema:
             "items": {"type": "string", "maxLength": LIST_ITEM_BYTES_MAX},
         },
     }
-    return plain[kind] | ({"minLength": 1} if name == "run_id" else {})
+    return plain[kind] | ({"minLength": 1} if name in NEVER_EMPTY else {})

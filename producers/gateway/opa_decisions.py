@@ -32,7 +32,7 @@ def policy_decision(entry: Any, caller: Caller) -> PolicyDecided:
     if not isinstance(decision_id, str) or not decision_id:
         raise RefusedEventError("missing_field", "/decision_id", "decision_id is missing: it is the identity")
     try:
-        occurred_at = time_us(entry.get("timestamp"))
+        occurred_at = time_us(str(entry.get("timestamp")))  # RFC 3339 alone, as OPA writes it
     except ValueError as error:
         raise RefusedEventError("wrong_value", "/timestamp", f"timestamp: {error}") from None
     asked = _object(entry.get("input"))
@@ -73,8 +73,7 @@ def _verdict(entry: dict[str, Any]) -> str:
     result = entry["result"]
     if isinstance(result, dict):
         said = [result[name] for name in ALLOWS if isinstance(result.get(name), bool)]
-        lists = [result[name] for name in DENIES if isinstance(result.get(name), list | dict)]
-        denied = [bool(found) for found in lists] + [result["deny"]] * isinstance(result.get("deny"), bool)
+        denied = [bool(result[name]) for name in DENIES if isinstance(result.get(name), bool | list | dict)]
         if said or denied:
             return "allow" if all(said) and not any(denied) else "deny"
         result = next((result[name] for name in ("verdict", "decision") if isinstance(result.get(name), str)), None)

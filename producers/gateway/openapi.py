@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentledger.producers.gateway.json_schemas import JsonSchema, event_schemas
+from agentledger.producers.gateway.json_schemas import TIME, JsonSchema, cloud_event_schema, event_schemas
 
 REFUSALS = {
     400: "Nothing was recorded: the body is not what its type says, or every event was rejected",
@@ -57,11 +57,8 @@ _OPA_DECISION: JsonSchema = {
     "required": ["decision_id", "timestamp"],
     "properties": {
         "decision_id": {"type": "string", "minLength": 1},
-        "timestamp": {"type": "string", "format": "date-time"},
-        "labels": {"type": "object"},
-        "path": {"type": "string"},
-        "input": {},
-        "result": {},
+        "timestamp": TIME["anyOf"][0],
+        **{name: {} for name in ("labels", "path", "bundles", "input", "result", "metrics")},  # as OPA says it
     },
 }
 
@@ -97,24 +94,11 @@ def ref(name: str) -> JsonSchema:
 def components() -> dict[str, Any]:
     """Every schema that the routes refer to, and how a key is sent."""
     events = event_schemas()
-    cloud_event: JsonSchema = {
-        "type": "object",
-        "required": ["specversion", "type", "source", "id", "data"],
-        "properties": {
-            "specversion": {"const": "1.0"},
-            "type": {"enum": [f"agentledger.v1.{name}" for name in events]},
-            "source": {"type": "string", "minLength": 1, "maxLength": 1024},
-            "id": {"type": "string", "minLength": 1, "maxLength": 1024},
-            "time": {"type": "string", "format": "date-time", "description": "occurred_at, where data has none."},
-            "subject": {"type": "string", "description": "run_id, where data has none."},
-            "data": {"type": "object", "description": "The fields of the event."},
-        },
-    }
     return {
         "schemas": {
             **events,
             "Event": {"oneOf": [ref(name) for name in events]},
-            "CloudEvent": cloud_event,
+            "CloudEvent": {"oneOf": [cloud_event_schema(name) for name in events]},
             "OpaDecision": _OPA_DECISION,
             "Answer": _ANSWER,
             "Result": _RESULT,
