@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -10,10 +9,9 @@ import click
 from agentledger.infra.cli.programs import start_logging, stop_on_signal
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import Settings, load_settings
-from agentledger.infra.stack.files import write_atomically
-from agentledger.infra.stack.programs import READY_FILE
 from agentledger.schemas.api_key_file import FileApiKeys
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.ready import say_ready
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -62,13 +60,7 @@ def serve(settings: Settings) -> None:
         tls_client_ca=settings.gateway_tls_client_ca,
         limits=GatewayLimits(events_per_s_max=settings.gateway_events_per_s_max),
     )
-    run_gateway(config, FileApiKeys(settings.api_keys_path()), stop_on_signal(), _say_ready)
-
-
-def _say_ready() -> None:
-    """Write the file by which the local stack knows that the gateway listens, if it asked for one."""
-    if os.environ.get(READY_FILE):
-        write_atomically(Path(os.environ[READY_FILE]), f"{os.getpid()}\n")
+    run_gateway(config, FileApiKeys(settings.api_keys_path()), stop_on_signal(), say_ready)
 
 
 COMMANDS: dict[str, click.Command] = {"gateway": gateway}
