@@ -1,4 +1,6 @@
-"""The README is run, not only read: its example records a run that is then seen, and its run-log import works."""
+"""The README is run, not only read: its example records a run that is then seen, and its run-log import works. So is
+the page on OpenTelemetry.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,32 @@ RUN_LOG = """{"run_id":"a9c2","step":1,"type":"model_call","model":"gpt-4.1","to
 """  # noqa: E501 (exactly the lines of the issue)
 
 
-def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:
-    blocks = re.findall(
-        r"<!-- tested: sdk-example -->\n```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
-    )
-    script = tmp_path / "first_run.py"
-    script.write_text(blocks[0], "utf-8")
-    exports = dict(
-        line.removeprefix("export ").split("=", 1) for line in stack.cli("env").stdout.splitlines() if "=" in line
-    )
-    assert exports.keys() == {"AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS", "AGENTLEDGER_CLICKHOUSE_URL"}
+def exports_of(stack: RunningStack) -> dict[str, str]:
+    """What `eval "$(agentledger env)"` sets."""
+    lines = stack.cli("env").stdout.splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+
+
+def run_example(stack: RunningStack, page: str, name: str, folder: Path) -> None:
+    """Run the program that a page shows under this name."""
+    text = (ROOT / page).read_text("utf-8")
+    [program] = re.findall(rf"<!-- tested: {name} -->\n```python\n(.*?)```", text, re.S)
+    script = folder / "example.py"
+    script.write_text(program, "utf-8")
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**stack.env, **exports},
+        env={**stack.env, **exports_of(stack)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:
+    assert exports_of(stack).keys() == {"AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS", "AGENTLEDGER_CLICKHOUSE_URL"}
+    run_example(stack, "README.md", "sdk-example", tmp_path)
     row = stack.settle(
         "SELECT count() AS runs, any(status) AS status, any(cost_nanousd) AS cost, any(outcome_success) AS success, "
         "any(tool_calls) AS tool_calls FROM runs WHERE run_id = 'my-first-run'",
@@ -52,6 +61,19 @@ def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_pa
         assert shown in timeline
     assert "Traceback" not in timeline
     assert "refund_request" in stack.cli("scoreboard").stdout
+
+
+def test_a_program_that_opentelemetry_traces_is_recorded_by_three_lines(stack: RunningStack, tmp_path: Path) -> None:
+    run_example(stack, "infra/docs/OPENTELEMETRY.md", "otel-example", tmp_path)
+    row = stack.settle(
+        "SELECT count() AS runs, any(status) AS status, any(agent_id) AS agent, any(cost_nanousd) AS cost, "
+        "any(tool_calls) AS tool_calls FROM runs WHERE run_id = 'my-traced-run'",
+        lambda row: row["runs"] == 1 and row["cost"] is not None and row["status"] == "succeeded",
+    )
+    assert row == {"runs": 1, "status": "succeeded", "agent": "support-bot", "cost": 5_320_000, "tool_calls": 1}
+    timeline = stack.cli("run", "my-traced-run").stdout
+    for shown in ("my-traced-run", "gpt-4.1", "lookup_order", "succeeded"):
+        assert shown in timeline
 
 
 def test_a_run_log_is_imported_exactly(stack: RunningStack, tmp_path: Path) -> None:

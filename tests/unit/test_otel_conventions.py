@@ -13,6 +13,7 @@ from agentledger.producers.otel import SpanEvent
 from agentledger.producers.otel.calls import labels_of, model_call_fields, tool_call_fields
 from agentledger.producers.otel.roles import role_of
 from agentledger.producers.otel.usage import disjoint_usage
+from tests.otel_names_table import PAGE, page_with_tables
 from tests.span_builder import span
 
 # Per name: attributes of a model call, and the provider, requested and answered model, and tokens (input, cache read,
@@ -328,3 +329,8 @@ def test_tokens_that_are_contained_add_up_to_what_was_given(
         }
     )
     assert tuple(usage.values()) == (plain, read, written, answered, thought)
+
+
+def test_the_page_shows_the_tables() -> None:
+    page = PAGE.read_text("utf-8")
+    assert page == page_with_tables(page), "run: python -m tests.otel_names_table --write"
