@@ -49,7 +49,8 @@ def tables() -> str:
         for role in sorted(set(roles.values())):
             values = ", ".join(f"`{value}`" for value, given in roles.items() if given == role)
             lines.append(f"| {role} | `{attribute}` | {values} |")
-    lines += ["", "A span with a model and tokens and none of these is a model call.", ""]
+    present = ", ".join(f"with `{name}` is a {role}" for name, role in names.ROLES_BY_PRESENCE)
+    lines += ["", f"A span with none of these {present}; one with a model and tokens is a model call.", ""]
     lines += ["| field | attributes |", "|---|---|"]
     lines += [f"| {field} | {', '.join(f'`{name}`' for name in among)} |" for field, among in FIELDS]
     lines += [

@@ -62,6 +62,8 @@ ROLES: tuple[tuple[str, dict[str, str]], ...] = (
     ("traceloop.span.kind", {"tool": TOOL, "agent": AGENT, "workflow": AGENT, "task": STEP}),
     ("llm.request.type", {"chat": MODEL, "completion": MODEL, "embedding": MODEL, "rerank": MODEL}),
 )
+# What a span is that none of these tells of, by an attribute that is there at all (Pydantic AI's first conventions).
+ROLES_BY_PRESENCE = (("gen_ai.tool.name", TOOL), ("agent_name", AGENT))
 MCP_METHOD, MCP_TOOL_CALL = "mcp.method.name", "tools/call"
 
 # Which convention a span speaks, by an attribute that only it has; else it is GenAI's.
@@ -240,6 +242,7 @@ TOOL_ARGUMENTS = (
     "gen_ai.tool.args",
     "gen_ai.tool.call.arguments",
     "ai.toolCall.args",
+    "tool_arguments",
     "input.value",
     "traceloop.entity.input",
 )
@@ -247,11 +250,12 @@ TOOL_RESULT = (
     "gen_ai.tool.call.result",
     "gen_ai.output",
     "ai.toolCall.result",
+    "tool_response",
     "output.value",
     "traceloop.entity.output",
 )
 
-AGENT_NAME = ("gen_ai.agent.name", "agent.name")
+AGENT_NAME = ("gen_ai.agent.name", "agent.name", "agent_name")
 AGENT_VERSION = ("gen_ai.agent.version", "any_agent.version")
 WORKFLOW = ("gen_ai.workflow.name", "traceloop.workflow.name", "ai.telemetry.functionId")
 ACTOR = ("enduser.id", "user.id", "ai.telemetry.metadata.userId", "traceloop.association.properties.user_id")

@@ -25,7 +25,7 @@ from agentledger.producers.otel.spans import ERROR, OK, UNSET, Span, SpanEvent
 from agentledger.schemas.errors import AgentledgerError
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
-SPANS_MAX = 20_000  # of one request, a second's work; the SDK's batches have 512, a collector's 8,192
+SPANS_MAX = 10_000  # of one request, two seconds' work; the SDK's batches have 512, a collector's 8,192
 ATTRIBUTES_MAX = 1_024  # of a span, a resource or an event: the SDK's own limit is 128
 EVENTS_MAX = 256  # of a span: the SDK's own limit is 128
 DEPTH_MAX = 32  # of values within values; deeper ones are left out

@@ -17,6 +17,7 @@ from agentledger.producers.otel.names import (
     OUTPUT_TOKENS,
     REQUESTED_MODEL,
     ROLES,
+    ROLES_BY_PRESENCE,
     TOOL,
 )
 from agentledger.producers.otel.spans import SERVER, Span
@@ -41,6 +42,9 @@ def role_of(span: Span) -> str:
             return role
         if name in attributes and name in _SAYS_ALL:
             return ""
+    for name, role in ROLES_BY_PRESENCE:
+        if name in attributes:
+            return role
     has_usage = first_of(attributes, (*INPUT_TOKENS, *OUTPUT_TOKENS)) is not None
     return MODEL if has_usage and first_of(attributes, REQUESTED_MODEL) is not None else ""
 

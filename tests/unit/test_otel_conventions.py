@@ -216,6 +216,7 @@ def test_a_model_call_is_read_in_every_convention(name: str) -> None:
         ({"ai.operationId": "ai.toolCall", "ai.toolCall.name": "t", "ai.toolCall.id": "c"}, "t", "c"),
         ({"traceloop.span.kind": "tool", "traceloop.entity.name": "t"}, "t", ""),
         ({"mcp.method.name": "tools/call", "gen_ai.tool.name": "t"}, "t", ""),
+        ({"gen_ai.tool.name": "t", "gen_ai.tool.call.id": "c", "tool_arguments": "{}"}, "t", "c"),
     ],
 )
 def test_a_tool_call_is_read_in_every_convention(attributes: dict[str, Any], tool: str, call_id: str) -> None:
@@ -227,7 +228,7 @@ def test_a_tool_call_is_read_in_every_convention(attributes: dict[str, Any], too
 
 @pytest.mark.parametrize(
     "name",
-    ["gen_ai.tool.call.arguments", "gen_ai.tool.args", "ai.toolCall.args", "input.value", "traceloop.entity.input"],
+    ["gen_ai.tool.call.arguments", "gen_ai.tool.args", "ai.toolCall.args", "tool_arguments", "traceloop.entity.input"],
 )
 def test_equal_arguments_have_equal_digests_under_every_name(name: str) -> None:
     def digest(value: Any) -> str:
@@ -250,6 +251,7 @@ def test_equal_arguments_have_equal_digests_under_every_name(name: str) -> None:
         ({"ai.operationId": "ai.generateText", "ai.model.id": "m", "ai.usage.inputTokens": 5}, "agent"),
         ({"openinference.span.kind": "CHAIN", "llm.model_name": "m", "llm.token_count.prompt": 5}, "step"),
         ({"traceloop.span.kind": "workflow"}, "agent"),
+        ({"agent_name": "a", "model_name": "m", **USED}, "agent"),
         ({"http.request.method": "GET"}, ""),
     ],
 )
