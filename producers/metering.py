@@ -169,7 +169,9 @@ def _usage_of(call: ModelCall) -> TokenUsage | None:
     if None in given:
         if given == _NO_USAGE:
             return None
-        given = tuple(0 if tokens is None else tokens for tokens in given)
+        given = tuple([0 if tokens is None else tokens for tokens in given])
+    if set(map(type, given)) == _ONLY_INTS:
+        return TokenUsage._make(given)
     try:
         return TokenUsage(*map(operator.index, given))
     except TypeError:
@@ -177,4 +179,5 @@ def _usage_of(call: ModelCall) -> TokenUsage | None:
         return None if None in counts else TokenUsage(*(count or 0 for count in counts))
 
 
+_ONLY_INTS = {int}
 _NO_USAGE = (None,) * len(TokenUsage._fields)

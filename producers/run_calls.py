@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from agentledger.producers.recorder import Ledger
 
 _ENVELOPE = frozenset(events.Event.__dataclass_fields__)
+_OWN_FIELDS = {
+    name: frozenset(events.EVENT_TYPES[name].__dataclass_fields__) - _ENVELOPE
+    for name in (ModelCall.record_name, ToolCall.record_name)
+}
 
 
 class RunCalls(RunFacts):
@@ -309,10 +313,12 @@ class RunCalls(RunFacts):
         self.record_call(call, occurred_at)
         return call.event_id
 
-    def _known(self, kind: type[Call], facts: Mapping[str, object]) -> dict[str, object]:
+    def _known(self, kind: type[Call], facts: Mapping[str, object]) -> Mapping[str, object]:
         """The facts that this record has fields for; the rest is told about and left out."""
-        fields = events.EVENT_TYPES[kind.record_name].__dataclass_fields__
-        own = {name: value for name, value in facts.items() if name in fields and name not in _ENVELOPE}
+        known = _OWN_FIELDS[kind.record_name]
+        if facts.keys() <= known and "policy_decision_id" not in facts:
+            return facts
+        own = {name: value for name, value in facts.items() if name in known}
         for name in facts.keys() - own.keys():
             self.ledger.tell("unknown_field", f"{kind.record_name} has no {name}")
         if "policy_decision_id" in own:

@@ -30,6 +30,8 @@ class _LongTable(dict[int, bytes]):
     def __missing__(self, number: int) -> bytes:
         if 8192 <= number < 1 << 27:  # most amounts of money, in four bytes at most
             return _MORE[(number << 1) & 16383] + _END[number >> 13]
+        if 1 << 27 <= number < 1 << 62:  # times: what is above the lowest two minutes of them changes seldom
+            return _MORE[(number << 1) & 16383] + _MORE[number >> 13 & 16383] + _HIGH[number >> 27]
         if not INT64_MIN <= number <= INT64_MAX:
             raise OverflowError(f"{number} does not fit 64 bits")
         rest = (number << 1) ^ (number >> 63)
@@ -40,6 +42,23 @@ class _LongTable(dict[int, bytes]):
         return out + _END[rest]
 
 
+class _HighTable(dict[int, bytes]):
+    """What stands of a large number above its lowest 28 bits. Bounded."""
+
+    LENGTH_MAX = 256
+
+    def __missing__(self, rest: int) -> bytes:
+        if len(self) >= self.LENGTH_MAX:
+            self.clear()
+        out, left = b"", rest
+        while left >= _TWO_BYTES:
+            out += _MORE[left & 16383]
+            left >>= 14
+        self[rest] = out = out + _END[left]
+        return out
+
+
+_HIGH: Final = _HighTable()
 LONG: Final = _LongTable()
 LONG.update({number: LONG[number] for number in range(-64, 4096)})
 
@@ -48,6 +67,26 @@ def encode_text(text: str) -> bytes:
     """A string as Avro writes it: its length in bytes, then UTF-8."""
     raw = text.encode()
     return LONG[len(raw)] + raw
+
+
+class _TextTable(dict[str, bytes]):
+    """Short texts that come again and again, such as models and statuses, as Avro writes them. Bounded."""
+
+    LENGTH_MAX = 4096
+    TEXT_BYTES_MAX = 64
+
+    def __missing__(self, text: str) -> bytes:
+        encoded = encode_text(text)
+        if len(encoded) <= self.TEXT_BYTES_MAX:
+            if len(self) >= self.LENGTH_MAX:
+                self.clear()
+            self[text] = encoded
+        return encoded
+
+
+TEXT: Final = _TextTable()
+# Texts that hardly ever come again: ids, digests, and what people or tools say.
+_UNIQUE = ("_id", "_key", "_digest", "_redacted", "_message", "reason", "target", "task")
 
 
 def encode_map(entries: Mapping[str, str]) -> bytes:
@@ -69,7 +108,7 @@ DOUBLE: Final = struct.Struct("<d").pack
 _HEADER = """\
 from typing import Any
 
-from agentledger.schemas.encoding import DOUBLE, LONG, encode_map, encode_texts
+from agentledger.schemas.encoding import DOUBLE, LONG, TEXT, encode_map, encode_texts
 
 
 """
@@ -79,7 +118,11 @@ def compile_encoder(schema: Schema) -> Encoder:
     """A function from an event with the schema's fields as attributes to its Avro body."""
     lines, parts = [], []
     for index, field in enumerate(schema["fields"]):
-        prepare, expressions = _field_source(field["type"], f"event.{field['name']}", f"v{index}")
+        value = f"event.{field['name']}"
+        if _plain(field["type"]) == "string" and not field["name"].endswith(_UNIQUE):
+            parts.append(f"TEXT[{value}]")
+            continue
+        prepare, expressions = _field_source(field["type"], value, f"v{index}")
         lines += prepare
         parts += expressions
     encoder: Encoder = define(_HEADER + _function("event: Any", lines, parts), "encode")

@@ -253,8 +253,10 @@ class Backlog:
     def _conclude_end(self) -> bool:
         """Announce what damage at the very end has cost; whether that is done."""
         if self._damaged_seqs:
-            # Of a head that can't be read any more: most likely that of the next event.
-            lost = {max(self._last_seq, NO_SEQ) + 1 if seq is None else seq for seq in self._damaged_seqs}
+            lost = {seq for seq in self._damaged_seqs if seq is not None}
+            next_seq = max(self._last_seq, NO_SEQ) + 1
+            if None in self._damaged_seqs and not self._lose(next_seq, next_seq, NOT_ON_DISK, ""):
+                return False  # how many there were, nobody can read any more
             if not self._announce(lost):
                 return False
             self._damaged_seqs = []

@@ -42,8 +42,7 @@ class Orphan:
         self.segments = SegmentFolder(disk, instance.path)
         self.segments.load()
         self.owner = instance.owner or self._owner_by_records()
-        saved = instance.position_file.load()
-        self._position = saved or Position(last_seq=UNKNOWN_SEQ)
+        self._position = instance.position_file.load() or Position(last_seq=UNKNOWN_SEQ)
         self._reading_number = 0
         self._backlog = Backlog(
             self, self._position, producer, lose=self._lose, wake=wake, seconds=seconds, is_growing=False

@@ -1,62 +1,82 @@
-"""What recording costs the agent's own thread: the SDK against a bare loop of fastavro and produce."""
+"""What recording costs the agent's own thread: the SDK, without and with an outbox, against what else one could do."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fastavro
 from confluent_kafka import Producer
 
-from agentledger.producers import Ledger
-from agentledger.schemas import uuid7
-from agentledger.schemas.catalogue import current_schemas
-from agentledger.schemas.codec import without_logical_types
-from agentledger.schemas.events import ModelCallCompleted
-from agentledger.schemas.topics import EVENTS
+from agentledger.producers import Ledger, OutboxSettings
+from agentledger.producers.runs import Run
+from tests.bench.emit_others import USAGE, Emit, bare_loop, otel_span
+from tests.bench.emit_waiting import waiting_rss_mb
 from tests.bench.report import Figure, percentile
 
 EVENTS_PER_ROUND = 10_000
-ROUNDS = 5  # in turn, so that both see the same machine
-USAGE = {"input_tokens": 1420, "cache_read_tokens": 900, "output_tokens": 310}
+ROUNDS = 5  # in turn, so that all see the same machine
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Microseconds per recorded model call, and the ratio of means to the bare loop, against the same broker."""
-    del folder
+    """Microseconds per recorded model call, and ratios of means, against the same broker in memory."""
     host = Producer({"test.mock.num.brokers": 1, "log_level": 0})
     servers = ",".join(f"{broker.host}:{broker.port}" for broker in host.list_topics(timeout=10).brokers.values())
-    ledger = Ledger(
-        agent_id="bench", agent_version="1", tenant_id="acme", environment="bench", bootstrap_servers=servers
-    )
-    bare_emit, bare_flush = bare_loop(servers)
-    ours: list[float] = []
-    bare: list[float] = []
-    with ledger.run(workflow="bench", run_id="bench") as run:
-
-        def emit(_: int) -> None:
-            run.record_model_call(model="gpt-4.1", provider="openai", status="ok", **USAGE)
-
-        for round_number in range(ROUNDS + 1):
-            first, second = timed(emit), timed(bare_emit)
-            ledger.flush(60)
-            bare_flush()
-            if round_number:  # the first round warms up
-                ours += first
-                bare += second
-    ledger.close()
-    ratio = sum(ours) / sum(bare)
+    plain = Ledger(
+        agent_id="bench", agent_version="1", tenant_id="acme", environment="bench", bootstrap_servers=servers,
+        outbox="off",
+    )  # fmt: skip
+    kept = Ledger(
+        agent_id="bench", agent_version="1", tenant_id="acme", environment="bench", bootstrap_servers=servers,
+        outbox=OutboxSettings(folder=folder / "outbox"),
+    )  # fmt: skip
+    with plain.run(workflow="bench", run_id="bench") as first, kept.run(workflow="bench", run_id="bench") as second:
+        took = in_turn(
+            {
+                "emit": (recording(first), lambda: plain.flush(60)),
+                "emit_outbox": (recording(second), lambda: kept.flush(60)),
+                "bare": bare_loop(servers),
+                "otel_span": otel_span(),
+            }
+        )
+    plain.close()
+    kept.close()
+    host.flush(0)
     return [
-        Figure("emit_us_p50", percentile(ours, 0.50), "us", ""),
-        Figure("emit_us_p99", percentile(ours, 0.99), "us", ""),
-        Figure("emit_vs_bare", ratio, "ratio", "at most 1.2"),
+        Figure("emit_us_p50", percentile(took["emit"], 0.50), "us"),
+        Figure("emit_us_p99", percentile(took["emit"], 0.99), "us"),
+        Figure("emit_outbox_us_p50", percentile(took["emit_outbox"], 0.50), "us"),
+        Figure("emit_outbox_us_p99", percentile(took["emit_outbox"], 0.99), "us"),
+        Figure("emit_vs_bare", ratio(took, "emit", "bare"), "ratio", "at most 0.6"),
+        Figure("emit_outbox_vs_bare", ratio(took, "emit_outbox", "bare"), "ratio", "at most 1.2"),
+        Figure("emit_vs_otel_span", ratio(took, "emit", "otel_span"), "ratio", "at most 0.25"),
+        Figure("emit_outbox_vs_otel_span", ratio(took, "emit_outbox", "otel_span"), "ratio"),
+        Figure("waiting_rss_mb", waiting_rss_mb(folder / "waiting"), "MB"),
     ]
 
 
-def timed(emit: Callable[[int], None]) -> list[float]:
+def recording(run: Run) -> Emit:
+    """Record one model call in this run."""
+
+    def emit(_: int) -> None:
+        run.record_model_call(model="gpt-4.1", provider="openai", status="ok", **USAGE)
+
+    return emit
+
+
+def in_turn(subjects: dict[str, tuple[Emit, Callable[[], object]]]) -> dict[str, list[float]]:
+    """Microseconds of each call of each subject; after each round its flush, which isn't counted."""
+    took: dict[str, list[float]] = {name: [] for name in subjects}
+    for round_number in range(ROUNDS + 1):
+        for name, (emit, flush) in subjects.items():
+            found = timed(emit)
+            flush()
+            if round_number:  # the first round warms up
+                took[name] += found
+    return took
+
+
+def timed(emit: Emit) -> list[float]:
     """Microseconds of each of EVENTS_PER_ROUND calls."""
     took = []
     for number in range(EVENTS_PER_ROUND):
@@ -66,24 +86,6 @@ def timed(emit: Callable[[int], None]) -> list[float]:
     return took
 
 
-def bare_loop(servers: str) -> tuple[Callable[[int], None], Callable[[], object]]:
-    """What anybody would write: a dict of the same fields, fastavro, produce, poll; and its flush."""
-    producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "linger.ms": 10})
-    schema = fastavro.parse_schema(without_logical_types(current_schemas()["ModelCallCompleted"]))
-    example = ModelCallCompleted(
-        event_id="", tenant_id="acme", producer_id="bench-host", producer_seq=0, run_id="bench", occurred_at=0,
-        agent_id="bench", agent_version="1", workflow="bench", environment="bench", provider="openai",
-        requested_model="gpt-4.1", requestor="assistant", status="ok", trace_id="a" * 32, span_id="b" * 16, **USAGE,
-    )  # fmt: skip
-    constant = dataclasses.asdict(example)
-
-    def emit(number: int) -> None:
-        now_us = time.time_ns() // 1000
-        fields = {**constant, "event_id": uuid7(now_us), "producer_seq": number, "step": number, "occurred_at": now_us}
-        body = io.BytesIO()
-        body.write(b"\x00\x00\x00\x00\x0f")
-        fastavro.schemaless_writer(body, schema, fields)
-        producer.produce(EVENTS.name, body.getvalue(), b"bench")
-        producer.poll(0)
-
-    return emit, lambda: producer.flush(60)
+def ratio(took: dict[str, list[float]], ours: str, theirs: str) -> float:
+    """Of the means, which count what other threads of the process took from the caller's."""
+    return sum(took[ours]) / sum(took[theirs])

@@ -165,7 +165,7 @@ class OutboxMachine(RuleBasedStateMachine):
                         events.append((node.content, begin, FILE_HEAD_BYTES + item.end))
                     begin = FILE_HEAD_BYTES + item.end
         if events:
-            content, begin, end = data.draw(st.sampled_from(events))
+            content, begin, end = events[data.draw(st.integers(0, len(events) - 1))]
             content[data.draw(st.integers(begin, end - 1))] ^= 1 << data.draw(st.integers(0, 7))
 
     def crashed(self) -> None:
