@@ -50,6 +50,14 @@ class Settings(BaseSettings):
     )
     schema_registry_basic_auth: SecretStr = Field(SecretStr(""), description="user:password for the registry.")
     tenant_id: str = Field("default", min_length=1, max_length=200, description="Tenant of what this machine records.")
+    environment: str = Field(
+        "", description="Where agents run, such as production or staging; in production they have an outbox."
+    )
+    outbox_dir: Path | None = Field(
+        None,
+        description="Folder where agents keep events until Kafka has them; off: none; "
+        "empty: DATA_DIR/outbox in production, none elsewhere.",
+    )
     prices_file: Path | None = Field(
         None, description="Price file (YAML) whose prices come before the shipped ones; empty: those alone."
     )
@@ -127,6 +135,7 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
     @field_validator(
+        "outbox_dir",
         "prices_file",
         "rules_file",
         "signer_dir",

@@ -32,6 +32,7 @@ _MODULES = {
     "compare": "compare",
     "replay": "replay",
     "rebuild-state": "replay",
+    "outbox": "outbox",
     "prices": "prices",
     "keys": "evidence",
     "verify": "evidence",

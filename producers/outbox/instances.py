@@ -95,12 +95,18 @@ def read_owner(disk: OutboxDisk, path: Path) -> Owner | None:
         return None
     file = disk.open(path / OWNER_NAME)
     try:
-        text, _, checksum = file.read(0, OWNER_BYTES_MAX).partition(b"\n")
+        return parse_owner(file.read(0, OWNER_BYTES_MAX))
+    finally:
+        file.close()
+
+
+def parse_owner(raw: bytes) -> Owner | None:
+    """The owner from the bytes of its file; None where they are damaged."""
+    text, _, checksum = raw.partition(b"\n")
+    try:
         return Owner(**json.loads(text)) if int(checksum, 16) == crc32(text) else None
     except (ValueError, TypeError):
         return None
-    finally:
-        file.close()
 
 
 def remove_instance(disk: OutboxDisk, instance: Instance) -> None:

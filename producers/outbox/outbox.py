@@ -60,6 +60,7 @@ class Outbox:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._all_taken = False
         self._look_at = self._open_at = float("-inf")
 
     def attach(self, owner: OutboxOwner) -> None:
@@ -137,7 +138,7 @@ class Outbox:
             self._producer.flush(0 if self._own is None else min(0.1, max(0.0, end - time.monotonic())))
             own = self._own
             is_done = own is None or own.is_sent()
-            if is_done and not (with_orphans and self.orphans):
+            if is_done and (not with_orphans or (self._all_taken and not self.orphans)):
                 return True
             if time.monotonic() >= end:
                 return False
@@ -182,18 +183,21 @@ class Outbox:
                 self._stop.wait(IDLE_S)
 
     def _take_over(self, own: _OwnOutbox) -> None:
+        self._all_taken = False
         paths = {own.instance.path, *(orphan.instance.path for orphan in self.orphans)}
-        for instance in take_over(self._disk, self.settings.folder, except_for=paths, count_max=ORPHANS_MAX):
+        taken = take_over(self._disk, self.settings.folder, except_for=paths, count_max=ORPHANS_MAX)
+        for instance in taken:
             try:
                 self.orphans.append(
                     Orphan(
-                        self._disk, instance, self._producer, announce=own.announce, keep=own.writer.append,
+                        self._disk, instance, self._producer, announce=own.announce_surely, keep=own.writer.append_surely,
                         wake=self._wake.set, seconds=self._seconds,
                     )
                 )  # fmt: skip
             except (OSError, AgentledgerError) as error:
                 self._tell("outbox_disk", f"an outbox could not be taken over: {error}")
                 instance.close()
+        self._all_taken = len(taken) < ORPHANS_MAX
 
     def _hold_bound(self, own: _OwnOutbox) -> None:
         """What was taken over counts for the bound, too; its oldest segments go first."""
@@ -235,6 +239,10 @@ class _OwnOutbox:
     def announce(self, loss: Loss) -> bool:
         """Keep the record that tells of a loss; whether that was possible."""
         return self.writer.append(self._owner.announcement_of(loss))
+
+    def announce_surely(self, loss: Loss) -> bool:
+        """The same of another outbox, which may be removed then."""
+        return self.writer.append_surely(self._owner.announcement_of(loss))
 
     def is_sent(self) -> bool:
         """Whether the broker has everything."""

@@ -35,6 +35,18 @@ class Position(NamedTuple):
     is_clean: bool = False
 
 
+def newest_slot(raw: bytes) -> tuple[int, Position] | None:
+    """The position that was written last, and the number of that write, from the bytes of a position file."""
+    found: list[tuple[int, Position]] = []
+    for begin in (0, _SLOT_BYTES):
+        slot, checksum = raw[begin : begin + _SLOT.size], raw[begin + _SLOT.size : begin + _SLOT.size + _CRC.size]
+        if len(checksum) == _CRC.size and _CRC.unpack(checksum)[0] == crc32(slot):
+            turn, segment, offset, last_seq, unprotected, flags = _SLOT.unpack(slot)
+            if turn:  # a slot of zeros was never written
+                found.append((turn, Position(segment, offset, last_seq, unprotected, bool(flags))))
+    return max(found, default=None)
+
+
 class PositionFile:
     """The position of one outbox. Raises OSError."""
 
@@ -46,16 +58,10 @@ class PositionFile:
 
     def load(self) -> Position | None:
         """What was saved last; None where nothing of it can be read any more."""
-        found: list[tuple[int, Position]] = []
-        for slot in range(2):
-            raw = self._file.read(slot * _SLOT_BYTES, _SLOT.size + _CRC.size)
-            if len(raw) == _SLOT.size + _CRC.size and _CRC.unpack_from(raw, _SLOT.size)[0] == crc32(raw[: _SLOT.size]):
-                turn, segment, offset, last_seq, unprotected, flags = _SLOT.unpack_from(raw)
-                if turn:  # a slot of zeros was never written
-                    found.append((turn, Position(segment, offset, last_seq, unprotected, bool(flags))))
-        if not found:
+        found = newest_slot(self._file.read(0, 2 * _SLOT_BYTES))
+        if found is None:
             return None
-        self._turn, position = max(found)
+        self._turn, position = found
         return position
 
     def save(self, position: Position) -> None:

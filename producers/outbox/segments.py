@@ -24,6 +24,12 @@ from agentledger.producers.outbox.framing import (
 _NAME = re.compile(r"(\d{10})-([0-9a-f]{16})\.seg")
 
 
+def parse_name(name: str) -> tuple[int, bytes] | None:
+    """Number and marker of the segment with this file name; None for another file."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else (int(found[1]), bytes.fromhex(found[2]))
+
+
 class MemoryFile:
     """`OutboxFile` without a disk: what the disk refuses is kept here, in the same order as everything else."""
 
@@ -103,14 +109,15 @@ class SegmentFolder:
     def load(self) -> None:
         """Open what a process before us has left, sealed. Raises OSError, NewerFormatError."""
         for name in self._disk.names(self.folder):
-            found = _NAME.fullmatch(name)
+            found = parse_name(name)
             if found is None:
                 continue
+            number, marker = found
             path = self.folder / name
             file = self._disk.open(path)
             try:
                 check_file_head(file.read(0, FILE_HEAD_BYTES), str(path))
-                self._add(Segment(int(found[1]), bytes.fromhex(found[2]), path, None, file.size))
+                self._add(Segment(number, marker, path, None, file.size))
             finally:
                 file.close()
 

@@ -91,8 +91,7 @@ def outbox_from_env(environment: str, environ: Mapping[str, str] = os.environ) -
     named = environ.get(ENV_DIR, "")
     if named == OFF or (not named and environment.lower() not in PRODUCTION):
         return None
-    folder = Path(named) if named else Path(environ.get(ENV_DATA_DIR) or DEFAULT_DATA_DIR) / FOLDER_NAME
-    given: dict[str, Any] = {"folder": folder.expanduser().absolute()}
+    given: dict[str, Any] = {"folder": default_folder(environ).expanduser().absolute()}
     for name, variable in (("when_full", ENV_WHEN_FULL), ("fsync", ENV_FSYNC)):
         if environ.get(variable):
             given[name] = environ[variable]
@@ -103,6 +102,14 @@ def outbox_from_env(environment: str, environ: Mapping[str, str] = os.environ) -
         return OutboxSettings(**given)
     except UsageError as wrong:
         raise ConfigurationError(wrong.what, where="AGENTLEDGER_OUTBOX_*", next_step=wrong.next_step) from None
+
+
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """AGENTLEDGER_OUTBOX_DIR, or else `outbox` in the data folder (AGENTLEDGER_DATA_DIR, `.agentledger`)."""
+    named = environ.get(ENV_DIR, "")
+    if named and named != OFF:
+        return Path(named)
+    return Path(environ.get(ENV_DATA_DIR) or DEFAULT_DATA_DIR) / FOLDER_NAME
 
 
 def _whole_number(variable: str, text: str) -> int:

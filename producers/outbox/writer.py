@@ -54,6 +54,26 @@ class OutboxWriter:
                 self._reading_number = max(self._reading_number, segment.number)
             return segment
 
+    def append_surely(self, record: OutboxRecord) -> bool:
+        """Keep a record so that it outlasts a loss of power, under any policy; False where the disk doesn't let it.
+
+        For what is said of another outbox before that is removed. Waits for the disk.
+        """
+        with self.lock:
+            if self.segments.bytes_in_memory or (self._is_full() and not self._make_room()):
+                return False
+            self._write(record)
+            newest = self.segments.newest
+            if newest is None or newest.path is None or newest.file is None:
+                return False
+            try:
+                newest.file.sync()
+                self.segments.sync_names()
+            except OSError as error:
+                self._owner.tell("outbox_disk", f"the outbox was not synced: {error}")
+                return False
+            return True
+
     def open(self, segment: Segment) -> OutboxFile:
         """A handle for reading a segment. Raises OSError."""
         return self.segments.open(segment)
