@@ -23,11 +23,11 @@ class CrashingDisk:
 
     def __init__(self) -> None:
         self.nodes: dict[Path, _Node] = {}
-        self.folders: set[Path] = set()
+        self.folders: dict[Path, None] = {}  # in the order in which they were made, whatever their names
         self.free_bytes: int | None = None  # None: plenty
         self.steps_left: int | None = None  # bytes and calls until the crash; None: none is to come
         self.is_down = False
-        self._locks: set[Path] = set()
+        self._locks: dict[Path, CrashingLock] = {}
         self._life = 0
         self._boot = 0
 
@@ -41,17 +41,18 @@ class CrashingDisk:
 
     def names(self, folder: Path) -> list[str]:
         self.check(self._life)
-        return sorted(path.name for path in (*self.nodes, *self.folders) if path.parent == folder)
+        files = sorted(path.name for path in self.nodes if path.parent == folder)
+        return files + [path.name for path in self.folders if path.parent == folder]
 
     def make_folder(self, path: Path) -> None:
         self.step()
-        self.folders |= {path, *path.parents}
+        self.folders |= dict.fromkeys((path, *path.parents))
 
     def rename(self, old: Path, new: Path) -> None:
         self.step()
-        self.folders = {new if path == old else path for path in self.folders}
+        self.folders = {new if path == old else path: None for path in self.folders}
         self.nodes = {new / path.name if path.parent == old else path: node for path, node in self.nodes.items()}
-        self._locks = {new if path == old else path for path in self._locks}
+        self._locks = {new if path == old else path: lock for path, lock in self._locks.items()}
 
     def remove(self, path: Path) -> None:
         self.step()
@@ -61,7 +62,7 @@ class CrashingDisk:
         self.step()
         if self.names(path):
             raise OSError(errno.ENOTEMPTY, "not empty", str(path))
-        self.folders.discard(path)
+        self.folders.pop(path, None)
 
     def sync_folder(self, path: Path) -> None:
         self.step()
@@ -72,18 +73,17 @@ class CrashingDisk:
             if not make:
                 return None
             self.open(path).sync()
-        key = folder
-        if key in self._locks:
+        if folder in self._locks:
             return None
-        self._locks.add(key)
-        return CrashingLock(self, path)
+        self._locks[folder] = CrashingLock(self)
+        return self._locks[folder]
 
-    def unlock(self, path: Path) -> None:
-        self._locks.discard(path.parent)
+    def unlock(self, lock: CrashingLock) -> None:
+        self._locks = {path: held for path, held in self._locks.items() if held is not lock}
 
     def restart(self) -> None:
         """All processes are gone, the machine went on: what was written is there."""
-        self.is_down, self.steps_left, self._locks = False, None, set()
+        self.is_down, self.steps_left, self._locks = False, None, {}
         self._life += 1
 
     def lose_power(self, kept_of: Callable[[int], int]) -> None:
@@ -170,10 +170,9 @@ class CrashingFile:
 class CrashingLock:
     """`FolderLock` on such a disk."""
 
-    def __init__(self, disk: CrashingDisk, path: Path) -> None:
+    def __init__(self, disk: CrashingDisk) -> None:
         self._disk = disk
-        self._path = path
 
     def release(self) -> None:
         if not self._disk.is_down:
-            self._disk.unlock(self._path)
+            self._disk.unlock(self)

@@ -238,7 +238,9 @@ class Backlog:
     def _conclude_until(self, frame: Frame, place: tuple[int, int]) -> bool:
         """Announce the events that are missing before this frame; whether that is done."""
         last_seq, before = self._last_seq, frame.previous_seq
-        if self._damaged_seqs or before != last_seq:
+        if last_seq == UNKNOWN_SEQ and not self._damaged_seqs:
+            self._last_seq = before
+        elif self._damaged_seqs or before != last_seq:
             lost = {seq for seq in self._damaged_seqs if seq is not None}
             all_known = bool(self._damaged_seqs) and None not in self._damaged_seqs
             if not all_known and before not in {last_seq, NO_SEQ}:

@@ -123,9 +123,6 @@ class RealFile:
             with contextlib.suppress(OSError):
                 os.close(fd)
 
-    def __del__(self) -> None:
-        self.close()
-
 
 class RealLock:
     """flock on a file: released by the system when the last process that has it open ends.

@@ -190,7 +190,8 @@ class Outbox:
             try:
                 self.orphans.append(
                     Orphan(
-                        self._disk, instance, self._producer, announce=own.announce_surely, keep=own.writer.append_surely,
+                        self._disk, instance, self._producer, announce=own.announce_surely,
+                        keep=own.writer.append_surely,
                         wake=self._wake.set, seconds=self._seconds,
                     )
                 )  # fmt: skip
@@ -242,6 +243,8 @@ class _OwnOutbox:
 
     def announce_surely(self, loss: Loss) -> bool:
         """The same of another outbox, which may be removed then."""
+        if self.segments.bytes_in_memory:
+            return False  # before it takes a number
         return self.writer.append_surely(self._owner.announcement_of(loss))
 
     def is_sent(self) -> bool:

@@ -157,7 +157,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def flip_a_bit(self, data: st.DataObject) -> None:
         """Of an event in a segment that nobody uses now. (Who announces a loss on a damaged disk may lose that.)"""
         events = []
-        for path, node in sorted(self.disk.nodes.items()):
+        for path, node in self.disk.nodes.items():
             if path.suffix == ".seg":
                 begin = FILE_HEAD_BYTES
                 for item in read_frames(bytes(node.content[begin:]), bytes.fromhex(path.stem[11:]), is_end=True):
@@ -191,12 +191,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.disk.restart()
         self.disk.free_bytes = None
         last = Process(self)
-        for _ in range(100):
-            last.producer.come_back()
-            self.now_s += 100
-            last.outbox.turn()
-            if not last.outbox.orphans and last.outbox._own is not None and last.outbox._own.is_sent():
-                break
+        last.producer.come_back()
+        assert last.outbox.flush(20, with_orphans=True)
         last.outbox.close()
         self.arrived += last.producer.records
         assert [path for path in self.disk.folders if path.parent == FOLDER and path.name[0] != "."] == []

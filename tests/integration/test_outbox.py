@@ -1,0 +1,157 @@
+"""Agents that are killed while the broker is away, and eight forked workers: what `emit` acknowledged arrives, once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
+from agentledger.infra.stack.kafka import KafkaService
+from agentledger.infra.stack.ports import free_port
+from agentledger.infra.topic_admin import create_topics
+from agentledger.schemas.codec import Codec
+from agentledger.schemas.events import Event
+from agentledger.schemas.registry import open_registry
+from agentledger.schemas.topics import EVENTS, INTEGRITY
+
+pytestmark = pytest.mark.integration
+
+WORKERS = 8
+# Says each event id once `emit` has returned: what was said must not be lost.
+AGENT = """
+import os, sys, time
+from agentledger.producers import Ledger
+ledger = Ledger(agent_id="a", bootstrap_servers=sys.argv[1], control="off", outbox=sys.argv[2], flush_wait_ms_max=0)
+count, pause_s = int(sys.argv[3]), float(sys.argv[4])
+with ledger.run("w", run_id=f"run-{os.getpid()}") as run:
+    for _ in range(count):
+        print(run.policy_decision(policy="p", verdict="allow"), flush=True)
+        time.sleep(pause_s)
+"""
+PREFORK = """
+import os, sys
+from agentledger.producers import Ledger
+ledger = Ledger(bootstrap_servers=sys.argv[1], control="off", outbox=sys.argv[2], flush_wait_ms_max=20_000)
+with ledger.run("parent") as run:
+    children = []
+    for number in range(int(sys.argv[3])):
+        child = os.fork()
+        if child == 0:
+            with ledger.run("w", run_id=f"worker-{number}") as mine:
+                for _ in range(200):
+                    event_id = mine.policy_decision(policy="p", verdict="allow")
+                    os.write(1, f"{event_id}\\n".encode())
+            os._exit(0)  # as multiprocessing does: nothing of atexit
+        children.append(child)
+    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+print(run.event_id)
+"""
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
+    """A broker that is not started yet."""
+    port = free_port()
+    service = KafkaService(
+        tmp_path_factory.mktemp("kafka"), port, free_port({port}), kafka_classpath(default_cache_dir())
+    )
+    yield service
+    service.stop()
+
+
+def start(kafka: KafkaService) -> None:
+    kafka.start()
+    kafka.wait_ready(time.monotonic() + 90)
+    create_topics({"bootstrap.servers": kafka.endpoint}, partitions=4, replication_factor=1)
+
+
+def agent(program: str, kafka: KafkaService, outbox: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, kafka.endpoint, str(outbox), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def said_until_killed(process: subprocess.Popen[str], count: int) -> list[str]:
+    """The event ids that the agent said before it was killed, after so many."""
+    with process:
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(count)]
+        os.kill(process.pid, signal.SIGKILL)
+        said += [line.strip() for line in process.stdout if line.endswith("\n")]
+    assert process.returncode == -signal.SIGKILL
+    return said
+
+
+def events_on(kafka: KafkaService, topic: str) -> list[Event]:
+    """Everything on the topic, up to its end now."""
+    codec = Codec(open_registry())
+    consumer = Consumer({"bootstrap.servers": kafka.endpoint, "group.id": "t", "enable.partition.eof": True})
+    with contextlib.closing(consumer):
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
+        found: list[Event] = []
+        ends = 0
+        while ends < 4:
+            message = consumer.poll(20)
+            assert message is not None, "the broker has stopped answering"
+            if message.error() is None:
+                found.append(codec.decode(message.value()))
+            else:
+                ends += 1
+        return found
+
+
+def flush(kafka: KafkaService, outbox: Path) -> str:
+    command = [sys.executable, "-m", "agentledger.infra.cli", "outbox", "flush", "--dir", str(outbox)]
+    environ = {**os.environ, "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": kafka.endpoint}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_killed_agents_acknowledged_arrives_once_when_the_broker_is_back(
+    kafka: KafkaService, tmp_path: Path
+) -> None:
+    outbox = tmp_path / "outbox"
+    said = said_until_killed(agent(AGENT, kafka, outbox, 100_000, 0), 2000)
+    second = agent(AGENT, kafka, outbox, 100_000, 0.001)
+    said += said_until_killed(second, 200)
+    start(kafka)
+    out, _ = agent(AGENT, kafka, outbox, 100, 0).communicate(timeout=60)
+    said += out.split()
+    flush(kafka, outbox)
+    assert not any(path.is_dir() for path in outbox.iterdir())
+    found = events_on(kafka, EVENTS.name)
+    times = Counter(event.event_id for event in found)
+    assert set(said) <= set(times)
+    by_producer: dict[str, dict[int, None]] = {}
+    for event in found:
+        by_producer.setdefault(event.producer_id, {})[event.producer_seq] = None
+    assert len(by_producer) == 3
+    assert all(list(seqs) == list(range(len(seqs))) for seqs in by_producer.values())  # nothing missing, in order
+    killed_before_it_began = [event for event in found if event.event_id in said[:2000]]
+    assert len(killed_before_it_began) == 2000  # nothing was sent twice that had not been sent when its process died
+    assert events_on(kafka, INTEGRITY.name) == []
+
+
+def test_eight_forked_workers_share_an_outbox_folder(kafka: KafkaService, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    done = agent(PREFORK, kafka, outbox, WORKERS)
+    out, _ = done.communicate(timeout=90)
+    assert done.returncode == 0
+    said = set(out.split())
+    assert len(said) == WORKERS * 200 + 1
+    if any(path.is_dir() for path in outbox.iterdir()):
+        flush(kafka, outbox)
+    found = [event for event in events_on(kafka, EVENTS.name) if event.run_id.startswith("worker-")]
+    assert said - {event.event_id for event in found} == {out.split()[-1]}  # all but the parent's
+    assert {event.run_id for event in found} == {f"worker-{number}" for number in range(WORKERS)}
+    assert len({event.producer_id for event in found}) == WORKERS
