@@ -42,7 +42,11 @@ def waiting_records(path: Path) -> Iterator[OutboxRecord | None]:
     """What waits in one process's outbox, in order; None for what is damaged. What is sent meanwhile may be missing."""
     found = newest_slot(_bytes_of(path / FILE_NAME))
     acked = found[1] if found else Position()
-    for name in sorted(child.name for child in path.iterdir()):
+    try:
+        names = sorted(child.name for child in path.iterdir())
+    except FileNotFoundError:
+        return
+    for name in names:
         parsed = parse_name(name)
         if parsed is None or parsed[0] < acked.segment:
             continue
@@ -90,7 +94,8 @@ def _bytes_of(path: Path) -> bytes:
 
 def _size_of(folder: Path) -> int:
     size = 0
-    for child in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            size += child.stat().st_size
+    with contextlib.suppress(FileNotFoundError):
+        for child in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                size += child.stat().st_size
     return size

@@ -282,7 +282,7 @@ def test_an_orphan_that_is_larger_than_the_bound_is_cut_to_it(tmp_path: Path) ->
     ledger.close()
     away = FakeRecordProducer(up=False, records_max=10)
     heir = open_ledger(tmp_path, away, bytes_max=MIB)
-    wait_until(lambda: sum(path.stat().st_size for path in segments(tmp_path)) < 2 * MIB)
+    wait_until(lambda: sum(report.bytes_on_disk for report in survey(tmp_path)) < 2 * MIB)
     away.come_back()
     assert heir._outbox is not None
     assert heir._outbox.flush(20, with_orphans=True)
