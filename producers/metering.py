@@ -145,15 +145,16 @@ def cost_of_tool(call: Call, prices: Callable[[], PriceBook], at_us: int) -> int
     return None if rated is None else rated.cost_nanousd
 
 
-def _price(call: ModelCall, usage: TokenUsage, prices: Callable[[], PriceBook], at_us: int) -> int | None:
+def _price(call: ModelCall, usage: tuple[int, ...], prices: Callable[[], PriceBook], at_us: int) -> int | None:
     """The call's cost in nano-dollars by the price book; None where there is no price."""
     try:
         # Imported here: it brings the price library along, which most agents never need.
         from agentledger.schemas.prices import rate_model_call  # noqa: PLC0415
 
         facts = {
-            **BLANK_ENVELOPE, **usage._asdict(), "provider": call.provider, "requested_model": call.requested_model,
-            "answered_model": call.answered_model, "service_tier": call.service_tier, "occurred_at": at_us,
+            **BLANK_ENVELOPE, **TokenUsage(*usage)._asdict(), "provider": call.provider,
+            "requested_model": call.requested_model, "answered_model": call.answered_model,
+            "service_tier": call.service_tier, "occurred_at": at_us,
         }  # fmt: skip
         rated = rate_model_call(ModelCallCompleted(**facts), prices())  # as the worker does: to the same nano-dollar
         return rated.cost_nanousd if isinstance(rated, Charge) else None
@@ -161,8 +162,8 @@ def _price(call: ModelCall, usage: TokenUsage, prices: Callable[[], PriceBook], 
         return None
 
 
-def _usage_of(call: ModelCall) -> TokenUsage | None:
-    """The call's tokens; None where none were given, or something that is no number."""
+def _usage_of(call: ModelCall) -> tuple[int, ...] | None:
+    """The call's tokens, in the order of TokenUsage; None where none were given, or something that is no number."""
     given: tuple[Any, ...] = (
         call.input_tokens, call.cache_read_tokens, call.cache_write_tokens, call.output_tokens, call.reasoning_tokens,
     )  # fmt: skip
@@ -170,14 +171,13 @@ def _usage_of(call: ModelCall) -> TokenUsage | None:
         if given == _NO_USAGE:
             return None
         given = tuple([0 if tokens is None else tokens for tokens in given])
-    if set(map(type, given)) == _ONLY_INTS:
-        return TokenUsage._make(given)
     try:
-        return TokenUsage(*map(operator.index, given))
+        if type(sum(given)) is int:  # then each of them is, and nothing else needs to be looked at
+            return given
+        return tuple(map(operator.index, given))
     except TypeError:
         counts = [clean_int(tokens) for tokens in given]
-        return None if None in counts else TokenUsage(*(count or 0 for count in counts))
+        return None if None in counts else tuple(count or 0 for count in counts)
 
 
-_ONLY_INTS = {int}
 _NO_USAGE = (None,) * len(TokenUsage._fields)

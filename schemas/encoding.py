@@ -86,7 +86,7 @@ class _TextTable(dict[str, bytes]):
 
 TEXT: Final = _TextTable()
 # Texts that hardly ever come again: ids, digests, and what people or tools say.
-_UNIQUE = ("_id", "_key", "_digest", "_redacted", "_message", "reason", "target", "task")
+_UNIQUE = ("_id", "_key", "_digest", "_redacted", "_message", "target", "task")
 
 
 def encode_map(entries: Mapping[str, str]) -> bytes:
