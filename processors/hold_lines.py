@@ -98,7 +98,7 @@ class HoldLines:
         stays = {"told"} if not ending.reason else set()
         if used > budget.limit:
             stays |= {"over", "halted"}
-        elif "told" in account.flags and "told" in stays:
+        elif budget.window == "run" and not ending.reason:
             stays.add("halted")  # a run that was handed over
         if account.excess * 100 > budget.limit * EXCESS_ALARM_PERCENT:
             stays.add("excess")

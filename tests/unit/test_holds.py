@@ -255,6 +255,20 @@ def test_ask_human_asks_once_and_more_budget_is_the_answer() -> None:
     assert one(ApprovalDecided, derived).approval_id != question.approval_id
 
 
+def test_a_sliding_budget_that_slid_below_its_limit_halts_again_when_it_is_over_again() -> None:
+    log = HoldLog()
+    log.declare(window="sliding", window_ms=3_600_000, limit_amount=100, on_exceeded="escalate")
+    start = T0_US - T0_US % (60 * SECOND_US)
+    log.request("h1", 60, start)
+    assert one(AlertRaised, log.request("h2", 60, start)).rule == "budget_limit_reached"
+    log.settle("h1", 40, start)
+    log.request("h3", 60, start + 1800 * SECOND_US)
+    assert one(ControlIssued, log.settle("h3", 61, start + 1800 * SECOND_US)).command == "halt"
+    later = start + 3700 * SECOND_US  # the first forty count no more
+    log.request("h4", 39, later)
+    assert one(ControlIssued, log.settle("h4", 40, later)).command == "halt"
+
+
 def test_a_halting_budget_only_refuses_while_it_is_not_over() -> None:
     log = HoldLog()
     log.declare(limit_amount=100, on_exceeded="halt")
