@@ -134,6 +134,7 @@ def test_a_run_over_its_budget_is_halted_where_it_asks_for_that(asked: str, halt
     assert [(event.command, event.scope, event.scope_value) for event in issued] == [("halt", "run", "run-1")] * (
         2 * halted
     )
+    assert {event.on_exceeded for event in issued} <= {asked}  # so the run ends as that
     records = [record for record in result.derived if record.topic == CONTROL.name]
     assert [record.key for record in records] == [control_key("acme", "run", "run-1")] * (2 * halted)
     assert all("tool calls of" in event.reason or "model calls of" in event.reason for event in issued)
