@@ -19,8 +19,8 @@ SECOND_US: Final = 1_000_000
 _OWN = b"\x01"  # no tenant's name begins with this size: what belongs to the partition and no run
 CLOCK_KEY, PARTIALS_KEY, NORMALS_KEY = _OWN + b"clock", _OWN + b"partials", _OWN + b"normals"
 _BUDGETS_KEY = _OWN + b"budgets:"
-_CLOCK_VERSION = b"\x01"
-_CLOCK = struct.Struct(">qqqq")
+_CLOCK_VERSION = b"\x02"
+_FOLDED, _MARK = struct.Struct(">q"), struct.Struct(">qq")
 _PARTITION_BYTES = 4
 
 
@@ -79,26 +79,25 @@ def _context_of(state: RunState) -> tuple[str, str, str, str, str, list[tuple[st
 class PlaceClock:
     """Ledger time of one partition: the highest append time so far, as the trail has it, in microseconds.
 
-    It has to be the same when records are folded again. So it is stored what it was before the batch that is being
-    folded, and after it: the batch may be folded again from its beginning, what lies before is settled, and whatever
-    its records are told again changes nothing.
+    It has to be the same when records are folded again. So stored is what it was before the batch that is being folded,
+    after it, and where batches ended that reached further before a crash: folding may go on from each of these. What
+    lies before the first is settled, and whatever its records are told again changes nothing.
     """
 
-    __slots__ = ("_ahead", "_from", "_from_us", "now_us")
+    __slots__ = ("_ahead", "_from", "now_us")
 
     def __init__(self, stored: bytes | None) -> None:
         self.now_us = -NEVER_US
-        self._from, self._from_us = -1, -NEVER_US  # where the batch begins, and the time before it
+        self._from = (-1, -NEVER_US)  # where the batch begins, and the time before it
         self._ahead: list[tuple[int, int]] = []  # offsets still to come, and what time it is by then at least
         if stored is not None:
-            folded_up_to, begin, begin_us, end_us = _CLOCK.unpack_from(stored, 1)
-            self._ahead = [(begin, begin_us), (folded_up_to + 1, end_us)]
+            self._ahead = list(_MARK.iter_unpack(stored[1 + _FOLDED.size :]))
 
     def begin(self, offset: int) -> None:
         """A batch begins with this record."""
-        is_again = bool(self._ahead) and offset == self._ahead[0][0]  # the batch that was stored, from its beginning
+        is_settled = bool(self._ahead) and offset < self._ahead[0][0]
         self._meet(offset)
-        self._from, self._from_us = (offset, self.now_us) if is_again or not self._ahead else self._ahead[0]
+        self._from = self._ahead[0] if is_settled else (offset, self.now_us)
 
     def pass_time(self, offset: int, time_us: int) -> int:
         """The ledger time of a record with this append time."""
@@ -110,9 +109,9 @@ class PlaceClock:
 
     def dump(self, folded_up_to: int) -> bytes:
         """The partition's clock, for the changelog. Everything up to this offset was folded in."""
-        ends = [self._ahead[-1][0] - 1] if self._ahead else []
-        end_us = max([self.now_us, *(time_us for _, time_us in self._ahead)])
-        return _CLOCK_VERSION + _CLOCK.pack(max(folded_up_to, *ends, -1), self._from, self._from_us, end_us)
+        now = (folded_up_to + 1, self.now_us)
+        marks = sorted({self._from, *([now] if now[0] > self._from[0] else []), *self._ahead})
+        return _CLOCK_VERSION + _FOLDED.pack(marks[-1][0] - 1) + b"".join(_MARK.pack(*mark) for mark in marks)
 
     def _meet(self, offset: int) -> None:
         while self._ahead and offset >= self._ahead[0][0]:

@@ -189,3 +189,13 @@ def test_a_partitions_clock_is_the_same_when_records_are_folded_again() -> None:
     assert folded_by(after, {3: 30}, 3) == [50]
     assert folded_by(PlaceClock(after.dump(3)), {4: 40}, 4) == [50]
     assert folded_by(PlaceClock(None), times, 0) == [10, 50, 50, 50, 50]
+
+
+def test_a_clock_that_was_stored_further_on_is_right_from_where_a_shorter_batch_ended() -> None:
+    """The broker's clock stepped back after record 1. A crash came after the clock of records 0 to 3 was stored."""
+    times = {0: 10, 1: 50, 2: 20, 3: 30}
+    whole = PlaceClock(None)
+    folded_by(whole, times, 0)
+    again = PlaceClock(whole.dump(3))
+    folded_by(again, {0: 10, 1: 50}, 0)  # of those, 0 and 1 are settled before the next crash
+    assert folded_by(PlaceClock(again.dump(1)), {2: 20, 3: 30}, 2) == [50, 50]
