@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agentledger.processors.budget_windows import bucket_of, first_bucket, window_of
-from agentledger.processors.budgets import METRICS, amount_text
+from agentledger.processors.budgets import METRICS, RUNBOOK_URL, amount_text
 from agentledger.processors.partial_records import BUCKET_US, Usage, group_fields
 from agentledger.processors.scope_events import Conclusions, Finding, alert_id_of, short
 from agentledger.processors.scope_run_budgets import tell_runs
@@ -324,6 +324,7 @@ def _finding(watched: Watched, value: str, used: Used) -> Finding:
         value,
         f"{declared['scope']} {short(value)} used {usage} ({short(declared['budget_id'])}, per {declared['window']})",
         subject=f"{declared['budget_id']}\x1f{metric}",
+        runbook_url=RUNBOOK_URL,
         observed=float(used.used),
         expected=float(limit),
         window_start_us=used.window_start_us,

@@ -22,6 +22,7 @@ from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import EVENTS
 from tests.run_logs import CODEC, T0_US, Author, Folded, folded, run_budget, ticked
 from tests.scope_rig import SOURCES, Stage2, budget, declarations, run_stage2, stage1, tick
+from tests.traces import ROOT
 
 START_MS = T0_US // 1000
 LINES = (BudgetThresholdCrossed, BudgetExceeded)
@@ -53,6 +54,8 @@ def test_each_run_of_the_scope_is_watched_by_itself_also_without_a_start() -> No
     assert [event.scope_value for event in result.events(ControlIssued)] == ["a", "c"]
     assert [event.threshold_percent for event in result.events(BudgetThresholdCrossed)] == [50, 50, 50]
     [alert, _] = result.events(AlertRaised)
+    file, _, anchor = alert.runbook_url.partition("#")
+    assert f"\n### {anchor.replace('-', ' ').capitalize()}\n" in (ROOT / file).read_text("utf-8")
     assert alert.summary == "run a used 3 tool calls of 2 tool calls (careful, per run)"
     assert result.events(BudgetExceeded)[0].trigger_event_id == log[4].event_id
 
