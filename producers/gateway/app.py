@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from agentledger.producers.gateway import events_route, health, opa_route, schemas_route
+from agentledger.producers.gateway import events_route, health, opa_route, schemas_route, traces
 from agentledger.producers.gateway.admission import Gateway
 from agentledger.producers.gateway.measuring import MeasuredApp
 from agentledger.producers.gateway.openapi import components
@@ -29,7 +29,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.exception_handler(RefusedRequestError)(_refused)
     app.exception_handler(HTTPException)(_not_served)
     app.exception_handler(Exception)(_failed)
-    for routes in (health, events_route, opa_route, schemas_route):
+    for routes in (health, events_route, opa_route, traces, schemas_route):
         app.include_router(routes.router(gateway))
     described = app.openapi()  # FastAPI gives the same object at every request
     app.add_middleware(MeasuredApp, metrics=gateway.metrics)

@@ -15,6 +15,9 @@ class GatewayMetrics:
         self._events = Counter(
             "agentledger_gateway_events", "Events by what became of them.", ["result"], registry=self._registry
         )
+        self._spans = Counter(
+            "agentledger_gateway_spans", "Spans by what they gave.", ["result"], registry=self._registry
+        )
         self._requests = Counter(
             "agentledger_gateway_requests",
             "Requests by route and status.",
@@ -33,6 +36,11 @@ class GatewayMetrics:
         """Count events: accepted, duplicate, rejected or unanswered."""
         if count:
             self._events.labels(result).inc(count)
+
+    def count_spans(self, result: str, count: int) -> None:
+        """Count spans: told (they gave events), silent (no event stands for them) or refused."""
+        if count:
+            self._spans.labels(result).inc(count)
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""

@@ -1,7 +1,7 @@
 """OpenTelemetry spans to events: one mapping for recordings, for OTLP over HTTP, and for a running SDK."""
 
 from agentledger.producers.otel.calls import Part
-from agentledger.producers.otel.events import SpanEvents, SpanReader, events_of, root_of, run_id_of
+from agentledger.producers.otel.events import SpanEvents, SpanReader, root_of, run_id_of
 from agentledger.producers.otel.memory import Memory, TraceMemory
 from agentledger.producers.otel.reading import BadSpan, Draft, Note, Reading, read_spans, run_started, service_of
 from agentledger.producers.otel.spans import Span, SpanEvent, hex_id
@@ -18,7 +18,6 @@ __all__ = [
     "SpanEvents",
     "SpanReader",
     "TraceMemory",
-    "events_of",
     "hex_id",
     "read_spans",
     "root_of",

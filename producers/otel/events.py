@@ -1,7 +1,6 @@
 """Spans that arrive over the network to events: one run per trace, the same span the same event however often it comes.
 
-Each span is a producer of its own, with the numbers of its events (ADR 18): OTLP numbers nothing, so what an exporter
-dropped can't be told from what never was.
+OTLP numbers nothing, so nobody counts these events: what an exporter dropped can't be told from what never was.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from agentledger.producers.bounds import clean_run_id
 from agentledger.producers.json_values import as_text, short_text
 from agentledger.producers.otel import names
 from agentledger.producers.otel.memory import Memory, TraceMemory
-from agentledger.producers.otel.reading import BadSpan, Draft, read_spans
+from agentledger.producers.otel.reading import BadSpan, Draft, read_spans, service_of
 from agentledger.producers.otel.roles import first_of, role_of
 from agentledger.producers.otel.spans import Span
 from agentledger.schemas.events import Event, RunStarted
+from agentledger.schemas.identity import UNCOUNTED
 
 SOURCE = "otlp"
 FIELD_CHARS_MAX = 1000  # names and digests are far shorter; content never goes into an event
@@ -27,9 +27,10 @@ UNNAMED_AGENT = "opentelemetry"
 
 @dataclass
 class SpanEvents:
-    """What some spans gave: the events, and the spans that were refused."""
+    """What some spans gave: the events, how many spans have one, and the spans that were refused."""
 
     events: list[Event] = field(default_factory=list)
+    told: int = 0
     bad: list[BadSpan] = field(default_factory=list)
 
 
@@ -52,7 +53,8 @@ class SpanReader:
                 before = len(trace.spans)
                 reading = read_spans(batch, trace, root_of(batch, trace))
                 self._memory.grow(len(trace.spans) - before)
-                found.events += events_of(reading.drafts, trace)
+                found.events += [_event(draft, trace) for draft in reading.drafts]
+                found.told += len({(draft.span.span_id, draft.span.copy) for draft in reading.drafts})
                 found.bad += reading.bad
         return found
 
@@ -82,18 +84,7 @@ def run_id_of(span: Span) -> str:
     return clean_run_id(named or span.trace_id)
 
 
-def events_of(drafts: Iterable[Draft], trace: TraceMemory) -> list[Event]:
-    """The events of one trace's drafts, in their order."""
-    numbers: dict[str, int] = {}
-    events = []
-    for draft in drafts:
-        span_id = draft.span.span_id
-        number = numbers[span_id] = numbers.get(span_id, -1) + 1
-        events.append(_event(draft, trace, number))
-    return events
-
-
-def _event(draft: Draft, trace: TraceMemory, producer_seq: int) -> Event:
+def _event(draft: Draft, trace: TraceMemory) -> Event:
     span = draft.span
     agent_id = draft.agent_id or trace.service or UNNAMED_AGENT
     labels = {"convention": trace.convention, **draft.labels}
@@ -103,8 +94,8 @@ def _event(draft: Draft, trace: TraceMemory, producer_seq: int) -> Event:
     return draft.kind(
         event_id=draft.event_id,
         tenant_id=trace.tenant_id,
-        producer_id=f"{SOURCE}:{span.span_id}",
-        producer_seq=producer_seq,
+        producer_id=short_text(f"{SOURCE}:{service_of(span) or UNNAMED_AGENT}", FIELD_CHARS_MAX),
+        producer_seq=UNCOUNTED,
         run_id=run_id_of(span),
         step=draft.step,
         parent_event_id=draft.parent_event_id,

@@ -72,8 +72,10 @@ class TraceMemory:
             self.agent = self.agent or seen.agent
 
     def take(self, span: Span) -> SeenSpan:
-        """Note a span that has ended."""
+        """Note a span that has ended. What it was taken for once it stays, whatever comes under its id."""
         seen = self.hang(span.span_id, span.parent_id)
+        if seen.fate != UNDECIDED:
+            return seen
         seen.role = role_of(span)
         if seen.role == TOOL:
             seen.tool = tool_of(span)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentledger.producers.otel import Memory, Span, SpanReader
 from agentledger.schemas.events import Event, ModelCallCompleted, RunFinished, RunStarted, ToolCallCompleted
+from agentledger.schemas.identity import UNCOUNTED
 from tests.span_builder import TRACE_ID, chat, execute_tool, invoke_agent, read, span
 
 MCP = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "weather", "mcp.session.id": "m-1"}
@@ -102,11 +103,16 @@ def test_the_same_spans_again_give_the_same_bytes() -> None:
     assert not {event.event_id for event in first} & {event.event_id for event in reader.read("other", TRACE).events}
 
 
-def test_each_span_is_a_producer_that_numbers_from_0() -> None:
+def test_another_span_under_the_same_id_is_still_the_first_one() -> None:
+    call, other = span(2, 1, chat(input_tokens=1)), span(2, 1, {"http.request.method": "GET"})
+    events = read([call], [other]).events
+    assert kinds(events) == ["ModelCallCompleted"] * 2
+    assert events[0].event_id == events[1].event_id
+
+
+def test_nobody_counts_the_events_of_spans() -> None:
     events = read([span(1, None, chat(input_tokens=1))]).events
-    assert [(event.producer_id, event.producer_seq) for event in events] == [
-        ("otlp:0000000000000001", n) for n in range(3)
-    ]
+    assert {(event.producer_id, event.producer_seq) for event in events} == {("otlp:shop", UNCOUNTED)}
     assert kinds(events) == ["RunStarted", "ModelCallCompleted", "RunFinished"]
 
 
