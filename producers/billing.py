@@ -19,7 +19,7 @@ def was_not_billed(error: BaseException) -> bool:
     for _ in range(CAUSES_MAX):
         if current is None:
             return False
-        status = _http_status(current)
+        status = http_status(current)
         if status is not None:
             return 400 <= status < 600 and status not in _MAYBE_SERVED
         if any(kind.__name__ in _NEVER_SENT for kind in type(current).__mro__):
@@ -28,7 +28,8 @@ def was_not_billed(error: BaseException) -> bool:
     return False
 
 
-def _http_status(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status that an error of a client stands for; None where it stands for none. Never raises."""
     try:
         status = getattr(error, "status_code", None)
         if status is None:

@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from agentledger.producers.billing import was_not_billed
-from agentledger.producers.bounds import PAYLOAD_BYTES_MAX, TEXT_BYTES_MAX, clean_text
+from agentledger.producers.bounds import PAYLOAD_BYTES_MAX, clean_text
 from agentledger.producers.content import Content
 from agentledger.producers.event_ids import as_event_id, new_event_id, span_id_of
 from agentledger.producers.holds import NO_ESTIMATE, Estimate, Hold
@@ -99,6 +99,20 @@ class Call:
         except MoneyError as error:
             self.run.ledger.tell("invalid_cost", str(error))
 
+    def begin(self) -> Self:
+        """Begin without becoming what this thread's events follow from: for a call whose end is seen elsewhere, such as
+        in a callback. Raises what entering raises; `end` must follow.
+        """
+        self.run.admit(self)
+        self._begin()
+        return self
+
+    async def begin_async(self) -> Self:
+        """Like `begin`, without blocking the event loop."""
+        await self.run.admit_async(self)
+        self._begin()
+        return self
+
     def __enter__(self) -> Self:
         self.run.admit(self)
         return self._entered()
@@ -107,6 +121,10 @@ class Call:
         if self._outer is not None:
             leave(self._outer)
             self._outer = None
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The call is over; `error` is what ended it. Never raises."""
         if self.latency_ms is None:
             self.latency_ms = max(0, self.run.ledger.timer() - self._began_us) / 1000
         if error is not None:
@@ -148,9 +166,9 @@ class Call:
         return found
 
     def note_error(self, error: BaseException) -> None:
-        """Take down what ended the call: class, message cut to 4 KiB, and the status that follows from it."""
+        """Take down what ended the call: class, message as far as redaction lets it through, and the status."""
         self.error_type = type(error).__name__
-        self.error_message = clean_text(error, TEXT_BYTES_MAX)
+        self.error_message = self.run.ledger.content.error_text(error)
         if not self.status:
             self.status = self._status_after(error)
 

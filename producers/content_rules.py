@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentledger.producers.bounds import clean_labels
+from agentledger.producers.billing import http_status
+from agentledger.producers.bounds import clean_labels, clean_text
 from agentledger.producers.content import Content, Redact, describe, keep_all
-from agentledger.schemas.errors import UsageError
+from agentledger.schemas.errors import AgentledgerError, UsageError
 from agentledger.schemas.ports import SubjectKeys
 
 if TYPE_CHECKING:
@@ -49,6 +50,32 @@ class ContentRules:
     def digest(self, value: object, *, actor: str) -> Content:
         """Digest and size of a value, and nothing of it."""
         return describe(self._sealed(value, actor), key=self._digest_key)
+
+    def error_text(self, error: BaseException) -> str:
+        """What an event says of an error: our own errors' words, of others the HTTP status and what `words` gives.
+        Never raises."""
+        if isinstance(error, AgentledgerError):
+            return clean_text(error)
+        status, words = http_status(error), self.words(clean_text(error))
+        is_kept = self._redact is not None or self.clean is not None
+        return words if is_kept or status is None else ", ".join(filter(None, (f"HTTP {status}", words)))
+
+    def words(self, words: str) -> str:
+        """What an event says of the words of somebody else's error, which may quote a prompt, a key or a row. Never
+        raises.
+
+        They are kept where `redact` lets them through, or where detectors look at them, which the emitter makes them
+        do. Else there are their size and digest: whoever has them in a log of their own finds them again.
+        """
+        if self._redact is not None:
+            try:
+                return clean_text(self._redact(words))
+            except Exception:  # noqa: BLE001 - a redaction that fails must not let anything through, nor stop the agent
+                return ""
+        if self.clean is not None or not words:
+            return words
+        content = describe(words, key=self._digest_key)
+        return f"{content.size} bytes, {content.digest}"
 
     @property
     def clean(self) -> Callable[[str], str] | None:

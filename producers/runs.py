@@ -7,7 +7,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from agentledger.producers.bounds import NAME_BYTES_MAX, TEXT_BYTES_MAX, clean_labels, clean_run_id, clean_text
+from agentledger.producers.bounds import NAME_BYTES_MAX, clean_labels, clean_run_id, clean_text
 from agentledger.producers.budget_guard import RunBudget, RunUsage, to_budget
 from agentledger.producers.calls import Call, enclosing, is_cancellation, leave
 from agentledger.producers.emitter import BLANK_ENVELOPE
@@ -109,6 +109,14 @@ class Run(RunCalls):
         return f"00-{self.trace_id}-{self.span_id or '0' * 15 + '1'}-01"
 
     def __enter__(self) -> Self:
+        self.begin()
+        self._outer = enclosing.set(self)
+        return self
+
+    def begin(self) -> Self:
+        """Begin without becoming what `current_run()` gives: for a run whose end is seen elsewhere, such as in a
+        callback; `end` must follow.
+        """
         cause = self.enclosing_event_id()
         self.ledger.listen()
         self._started_us = self.ledger.timer()
@@ -118,13 +126,16 @@ class Run(RunCalls):
         self.span_id = span_id_of(event_id)
         self._emit(started, event_id, cause, self.span_id, now_us)
         self.event_id = event_id
-        self._outer = enclosing.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._outer is not None:
             leave(self._outer)
             self._outer = None
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The run is over; `error` is what ended it. Never raises."""
         status, reason = self._how_it_ended(error)
         failed = error is not None and not _is_clean_exit(error)
         self.add(
@@ -134,7 +145,7 @@ class Run(RunCalls):
                 reason=reason,
                 duration_ms=max(0, self.ledger.timer() - self._started_us) // 1000,
                 error_type=type(error).__name__ if failed else "",
-                error_message=clean_text(error, TEXT_BYTES_MAX) if failed else "",
+                error_message=self.ledger.content.error_text(error) if error is not None and failed else "",
             )
         )
 

@@ -17,6 +17,7 @@ from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BudgetExceededError, UsageError
 from agentledger.schemas.events import Event
+from agentledger.schemas.hashing import digest_bytes
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.testing.record_producer import FakeRecordProducer
 
@@ -170,9 +171,36 @@ def test_an_exception_leaves_a_call_and_a_run_as_the_same_object_with_no_frame_o
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     assert files == {__file__}
     tool = only(ledger, events.ToolCallCompleted)
-    assert (tool.status, tool.error_type, tool.error_message) == ("error", "BoomError", "no such order")
+    assert (tool.status, tool.error_type) == ("error", "BoomError")
     finished = only(ledger, events.RunFinished)
-    assert (finished.status, finished.error_type, finished.error_message) == ("failed", "BoomError", "no such order")
+    assert (finished.status, finished.error_type) == ("failed", "BoomError")
+
+
+def fail(ledger: Ledger, error: Exception) -> tuple[str, str]:
+    """What the call and the run say of this error."""
+
+    def agent() -> None:
+        with ledger.run("w") as run, run.tool_call("t"):
+            raise error
+
+    assert raised_by(agent) is error
+    return only(ledger, events.ToolCallCompleted).error_message, only(ledger, events.RunFinished).error_message
+
+
+def test_the_words_of_an_error_stay_here_unless_redaction_lets_them_through() -> None:
+    def refuse(value: Any) -> Any:
+        raise ValueError(value)
+
+    digest = digest_bytes(b'"no such order"')
+    assert fail(Ledger.for_testing(), BoomError("no such order")) == (f"15 bytes, {digest}",) * 2
+    assert fail(Ledger.for_testing(), ReadTimeout()) == ("", "")
+    kept = Ledger.for_testing(keep_content=True)
+    assert fail(kept, BoomError("no such order")) == ("no such order", "no such order")
+    masked = Ledger.for_testing(redact=lambda text: text.replace("order", "…"))
+    assert fail(masked, BoomError("no such order")) == ("no such …", "no such …")
+    assert fail(Ledger.for_testing(redact=refuse), BoomError("no such order")) == ("", "")
+    ours = UsageError("a wrong call", next_step="call it rightly")
+    assert fail(Ledger.for_testing(), ours) == ("a wrong call: call it rightly",) * 2
 
 
 class ReadTimeout(Exception):  # noqa: N818 - named as HTTP clients name theirs
