@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentledger.infra.settings import Settings
-from agentledger.infra.stack.access import read_password
+from agentledger.infra.stack.access import ADMIN, read_password
 from agentledger.infra.stack.state import load_state
 from agentledger.schemas.errors import ConfigurationError
 
@@ -37,14 +37,24 @@ def _local(settings: Settings, name: str) -> str:
     return value
 
 
-def reader_login(settings: Settings) -> tuple[str, str]:
-    """User and password for looking at the trail: those configured, or else the local stack's auditor, who may read
-    everything and change nothing."""
+def login_as(settings: Settings, user: str) -> tuple[str, str]:
+    """User and password to sign in with: those configured, or else the local stack's user of that name (each is named
+    as its role), if it has one whose password we may read."""
     given = (settings.clickhouse_user, settings.clickhouse_password.get_secret_value())
     if {"clickhouse_user", "clickhouse_password"} & settings.model_fields_set:
         return given
     folder = Path(settings.data_dir).expanduser().resolve()
     if settings.clickhouse_url and settings.clickhouse_url != _local(settings, "clickhouse_url"):
         return given  # another server: it doesn't know the local users
-    password = read_password(folder, "auditor")
-    return ("auditor", password) if password else given
+    password = read_password(folder, user)
+    return (user, password) if password else given
+
+
+def reader_login(settings: Settings) -> tuple[str, str]:
+    """For looking at the trail: the auditor, who may read everything and change nothing."""
+    return login_as(settings, "auditor")
+
+
+def admin_login(settings: Settings) -> tuple[str, str]:
+    """For what an administrator does: tables, purges."""
+    return login_as(settings, ADMIN)

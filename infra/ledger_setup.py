@@ -32,9 +32,9 @@ def prepare_kafka(
     return create_topics(kafka, partitions=partitions, replication_factor=replication_factor, extra=extra)
 
 
-def prepare_clickhouse(url: str, settings: Settings) -> None:
+def prepare_clickhouse(url: str, settings: Settings, login: tuple[str, str] | None = None) -> None:
     """Create or bring up to date the tables and views. Raises StoreError."""
-    migrate(open_clickhouse(url, settings))
+    migrate(open_clickhouse(url, settings, login=login))
 
 
 def open_clickhouse(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, Program, Stack, StackConfig
-from agentledger.infra.stack.access import make_passwords
+from agentledger.infra.stack.access import ADMIN, make_passwords
 from agentledger.infra.stack.config import GATEWAY_URL
 from agentledger.infra.stack.files import make_data_dir
 from agentledger.infra.stack.ports import HOST
@@ -41,7 +41,9 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
     memory = config.broker == "memory"
     make_data_dir(config.data_dir)
     passwords = make_passwords(config.data_dir)
-    config = replace(config, users_xml=users_xml(local_users(passwords, settings.tenant_id)))
+    admin = (ADMIN, passwords[ADMIN])
+    users = users_xml(local_users(passwords, settings.tenant_id), admin_sha256=password_sha256(passwords[ADMIN]))
+    config = replace(config, users_xml=users, clickhouse_login=admin)
     partitions = MEMORY_BROKER_PARTITIONS if memory else settings.kafka_partitions
 
     instance = {"AGENTLEDGER_KAFKA_INSTANCE": str(uuid.uuid4())} if memory else {}
@@ -65,7 +67,7 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             replication_factor=1,
             can_create_topics=not memory,
         )
-        prepare_clickhouse(endpoints.clickhouse_url, settings)
+        prepare_clickhouse(endpoints.clickhouse_url, settings, admin)
         if not memory:
             keys = KeyFolder(settings.signer_dir or config.data_dir / "signer")
             if not keys.private_path.exists():
@@ -80,6 +82,7 @@ def local_users(passwords: Mapping[str, str], tenant_id: str) -> list[User]:
     return [
         User(name, name, password_sha256(password), (tenant_id,) if name == "analyst" else ())
         for name, password in passwords.items()
+        if name != ADMIN
     ]
 
 

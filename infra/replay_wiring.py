@@ -9,7 +9,7 @@ from pathlib import Path
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from agentledger.infra.endpoints import clickhouse_url
+from agentledger.infra.endpoints import clickhouse_url, reader_login
 from agentledger.infra.replay_budgets import BudgetedStage, ReplacedBudgets, read_replaced
 from agentledger.infra.replay_compare import Expected
 from agentledger.infra.replay_parts import PartTask
@@ -124,11 +124,12 @@ class LedgerWiring:
 
 def wiring_of(settings: Settings) -> LedgerWiring:
     """The wiring that these settings say. Raises ConfigurationError where no ClickHouse is known."""
+    user, password = reader_login(settings)
     return LedgerWiring(
         clickhouse_url=clickhouse_url(settings),
         partitions=settings.kafka_partitions,
-        clickhouse_user=settings.clickhouse_user,
-        clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        clickhouse_user=user,
+        clickhouse_password=password,
         schema_registry_url=settings.schema_registry_url,
         schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
         prices_file=settings.prices_file,

@@ -115,10 +115,17 @@ def tenant_condition(tenants: Sequence[str]) -> str:
     return f"tenant_id IN ({', '.join(_literal(tenant) for tenant in tenants)})"
 
 
-def users_xml(users: Sequence[User]) -> str:
-    """The users file of a server that takes no SQL for it. `default`, without a password, stays as without a file:
-    it may do everything, and may come from this machine only."""
+def users_xml(users: Sequence[User], *, admin_sha256: str = "") -> str:
+    """The users file of a server that takes no SQL for it; everybody may come from this machine only.
+
+    With the SHA-256 of a password for it there is a user `admin` who may do everything, and `default`, who has no
+    password, may only let the server of chdb listen. Without, `default` may do everything, as without a file.
+    """
     entries = "".join(_user_xml(user) for user in users)
+    default = ""
+    if admin_sha256:
+        entries += _entry("admin", admin_sha256, "")
+        default = _grants_xml(("SYSTEM LISTEN ON *.*", "SELECT ON system.numbers"))
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <clickhouse>
   <profiles><default/></profiles>
@@ -128,7 +135,7 @@ def users_xml(users: Sequence[User]) -> str:
       <password></password>
       <networks><ip>127.0.0.1</ip><ip>::1</ip></networks>
       <profile>default</profile>
-      <quota>default</quota>
+      <quota>default</quota>{default}
     </default>{entries}
   </users>
 </clickhouse>
@@ -136,7 +143,6 @@ def users_xml(users: Sequence[User]) -> str:
 
 
 def _user_xml(user: User) -> str:
-    queries = "".join(f"\n        <query>GRANT {escape(grant)}</query>" for grant in grants(user.role))
     policy = ""
     if user.tenants:
         table = LEDGER.partition(".")[2]
@@ -144,15 +150,22 @@ def _user_xml(user: User) -> str:
         policy = (
             f"\n      <databases><{DATABASE}><{table}><filter>{condition}</filter></{table}></{DATABASE}></databases>"
         )
+    return _entry(user.name, user.password_sha256, _grants_xml(grants(user.role)) + policy)
+
+
+def _entry(name: str, sha256: str, rights: str) -> str:
     return f"""
-    <{user.name}>
-      <password_sha256_hex>{escape(user.password_sha256)}</password_sha256_hex>
+    <{name}>
+      <password_sha256_hex>{escape(sha256)}</password_sha256_hex>
       <networks><ip>127.0.0.1</ip><ip>::1</ip></networks>
       <profile>default</profile>
-      <quota>default</quota>
-      <grants>{queries}
-      </grants>{policy}
-    </{user.name}>"""
+      <quota>default</quota>{rights}
+    </{name}>"""
+
+
+def _grants_xml(found: Sequence[str]) -> str:
+    queries = "".join(f"\n        <query>GRANT {escape(grant)}</query>" for grant in found)
+    return f"\n      <grants>{queries}\n      </grants>"
 
 
 def password_sha256(password: str) -> str:

@@ -65,6 +65,11 @@ class RunningStack:
         [row] = self.query(sql)
         return row
 
+    def login(self, user: str) -> dict[str, str]:
+        """What clickhouse-connect needs to sign in as one of the local users, such as `admin`."""
+        password = (self.data_dir / "access" / f"{user}.password").read_text("utf-8").strip()
+        return {"dsn": self.endpoints()["clickhouse_url"], "username": user, "password": password}
+
     def pid(self, service: str) -> int:
         """The process id of one service now."""
         state = json.loads((self.data_dir / "stack.json").read_text())

@@ -104,11 +104,11 @@ def _first_line(path: Path) -> str:
 
 
 def _client() -> Any:
-    from agentledger.infra.endpoints import clickhouse_url
+    from agentledger.infra.endpoints import admin_login, clickhouse_url
     from agentledger.infra.ledger_setup import open_clickhouse
 
     settings = load_settings()
-    return open_clickhouse(clickhouse_url(settings), settings)
+    return open_clickhouse(clickhouse_url(settings), settings, login=admin_login(settings))
 
 
 COMMANDS: dict[str, click.Command] = {"access": access}

@@ -19,7 +19,7 @@ from agentledger.schemas.registry import bundled_lock
 @click.option("--with-roles", is_flag=True, help="Create ClickHouse's roles, too: as agentledger access apply does.")
 def init(*, with_roles: bool) -> None:
     """Create topics and tables on the configured Kafka and ClickHouse; what exists is left alone."""
-    from agentledger.infra.endpoints import clickhouse_url, kafka_config
+    from agentledger.infra.endpoints import admin_login, clickhouse_url, kafka_config
     from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 
     settings = load_settings()
@@ -29,7 +29,7 @@ def init(*, with_roles: bool) -> None:
         replication_factor=settings.kafka_replication_factor,
     )
     click.echo(f"topics created: {', '.join(created) or 'none, all were there'}")
-    prepare_clickhouse(clickhouse_url(settings), settings)
+    prepare_clickhouse(clickhouse_url(settings), settings, admin_login(settings))
     click.echo("tables and views are up to date")
     if with_roles:
         from agentledger.infra.cli.access import apply_roles

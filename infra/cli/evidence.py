@@ -51,16 +51,17 @@ def show_keys() -> None:
 def signer(once: bool, accepted: tuple[str, ...]) -> None:
     """Sign the heads of all logs every few seconds, but only what extends what was signed before."""
     from agentledger.infra.cli.programs import start_logging, stop_on_signal
-    from agentledger.infra.endpoints import clickhouse_url, kafka_config
+    from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
     from agentledger.sinks.signing import SignerConfig, run_signer, sign_once
 
     settings = load_settings()
     start_logging(settings)
+    user, password = login_as(settings, "signer")
     config = SignerConfig(
         kafka=kafka_config(settings),
         clickhouse_url=clickhouse_url(settings),
-        clickhouse_user=settings.clickhouse_user,
-        clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        clickhouse_user=user,
+        clickhouse_password=password,
         schema_registry_url=settings.schema_registry_url,
         schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
         keys_dir=settings.signer_folder(),
@@ -112,7 +113,7 @@ def verify(
 
     Rows that are not asked for are checked by their leaf hashes alone.
     """
-    from agentledger.infra.endpoints import clickhouse_url
+    from agentledger.infra.endpoints import clickhouse_url, reader_login
     from agentledger.schemas.registry import open_registry
     from agentledger.sinks.leaves import ClickHouseLeafReader
     from agentledger.sinks.verify import Verification, VerifyRequest, check_range
@@ -132,9 +133,7 @@ def verify(
         approvers=read_approvers(settings, approvers_file),
         **_witnesses(witnesses_file, witnesses_min),
     )
-    reader = ClickHouseLeafReader(
-        clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
-    )
+    reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
     registry = open_registry(
         settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
     )
@@ -158,7 +157,7 @@ def verify(
 @click.option("--without-value", is_flag=True, help="Prove the event's hash and leave its content out.")
 def proof(event_id: str, out: Path | None, checkpoints: Path | None, without_value: bool) -> None:
     """Write a proof that an event is in the ledger (C2SP tlog-proof)."""
-    from agentledger.infra.endpoints import clickhouse_url
+    from agentledger.infra.endpoints import clickhouse_url, reader_login
     from agentledger.infra.recorded_reads import recorded_read
     from agentledger.sinks.chain import read_chain
     from agentledger.sinks.leaves import ClickHouseLeafReader
@@ -169,12 +168,10 @@ def proof(event_id: str, out: Path | None, checkpoints: Path | None, without_val
     chain, problems = read_chain(checkpoints or settings.checkpoints_folder(), trusted)
     if problems:
         raise ProofError(problems[0].text, where=problems[0].where)
-    reader = ClickHouseLeafReader(
-        clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
-    )
+    reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
     kept_in = Path(settings.data_dir).expanduser() / "proofs"
     asked = {"command": "proof", "event_id": event_id, "with_value": not without_value}
-    with recorded_read(settings, asked, settings.clickhouse_user):
+    with recorded_read(settings, asked, reader_login(settings)[0]):
         text = prove_event(reader, chain, trusted, event_id, with_value=not without_value, kept_in=kept_in)
     path = out or Path(f"{event_id.lower()}.tlog-proof")
     path.write_text(text, "utf-8")

@@ -33,7 +33,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write signed records with all that proves them to a folder. Asked again, one that was cut off goes on."""
     from agentledger.infra.control_commands import who_am_i
-    from agentledger.infra.endpoints import clickhouse_url, kafka_config
+    from agentledger.infra.endpoints import clickhouse_url, kafka_config, reader_login
     from agentledger.schemas import Codec
     from agentledger.schemas.registry import open_registry
     from agentledger.schemas.topics import INTEGRITY
@@ -52,9 +52,7 @@ def export(
     chain, problems = read_chain(checkpoints or settings.checkpoints_folder(), keys.public())
     if problems:
         raise ProofError(problems[0].text, where=problems[0].where)
-    reader = ClickHouseLeafReader(
-        clickhouse_url(settings), settings.clickhouse_user, settings.clickhouse_password.get_secret_value()
-    )
+    reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
     registry = open_registry(
         settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
     )

@@ -7,7 +7,7 @@ import uuid
 
 import click
 
-from agentledger.infra.endpoints import clickhouse_url, kafka_config
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import UsageError
@@ -57,7 +57,8 @@ def payload_writer() -> None:
     config = PayloadsConfig(kafka=kafka_config(settings), keep_from_us=lambda tenant: _keep_from_us(settings, tenant))
     auth = settings.schema_registry_basic_auth.get_secret_value()
     codec = Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
-    client = open_clickhouse(clickhouse_url(settings), settings, database="agentledger")
+    login = login_as(settings, "payloads")
+    client = open_clickhouse(clickhouse_url(settings), settings, database="agentledger", login=login)
     run_payloads(config, client, codec, stop_on_signal())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentledger.infra.endpoints import clickhouse_url, kafka_config
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
 from agentledger.infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
@@ -39,11 +39,12 @@ def writer() -> None:
 
     settings = load_settings()
     start_logging(settings)
+    user, password = login_as(settings, "writer")
     config = WriterConfig(
         kafka=kafka_config(settings),
         clickhouse_url=clickhouse_url(settings),
-        clickhouse_user=settings.clickhouse_user,
-        clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        clickhouse_user=user,
+        clickhouse_password=password,
         schema_registry_url=settings.schema_registry_url,
         schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
         kafka_instance=settings.kafka_instance,

@@ -156,7 +156,7 @@ def approve(plan_file: Path, key_file: Path) -> None:
 def purge(plan_file: Path, checkpoints: Path | None) -> None:
     """Carry out a plan that two people have approved. What is left still verifies. Can be repeated after a crash."""
     from agentledger.infra.decisions import publish, retention_event
-    from agentledger.infra.endpoints import kafka_config
+    from agentledger.infra.endpoints import admin_login, kafka_config
     from agentledger.sinks.retention import carry_out, check_plan, rows_left
     from agentledger.sinks.tombstones import check_approved, keep_tombstone, read_plan
 
@@ -170,7 +170,7 @@ def purge(plan_file: Path, checkpoints: Path | None) -> None:
             "nobody has approved this plan", next_step=f"agentledger retention approve {plan_file} --key FILE"
         )
     signed = check_approved(found, note, _approvers(settings))
-    stones, reader = _tombstones(settings, folder), _reader(settings)
+    stones, reader = _tombstones(settings, folder), _reader(settings, admin_login(settings))
     policy = policy_in_force(settings, found.tenant_id)
     if any(stone.plan == found for stone in stones.found):
         policy.check_no_hold()  # it was begun before: all else was checked then
@@ -249,12 +249,11 @@ def _chain(settings: Settings, checkpoints: Path | None) -> Any:
     return chain
 
 
-def _reader(settings: Settings) -> Any:
-    from agentledger.infra.endpoints import clickhouse_url
+def _reader(settings: Settings, login: tuple[str, str] | None = None) -> Any:
+    from agentledger.infra.endpoints import clickhouse_url, reader_login
     from agentledger.sinks.leaves import ClickHouseLeafReader
 
-    password = settings.clickhouse_password.get_secret_value()
-    return ClickHouseLeafReader(clickhouse_url(settings), settings.clickhouse_user, password)
+    return ClickHouseLeafReader(clickhouse_url(settings), *(login or reader_login(settings)))
 
 
 def _registry(settings: Settings) -> tuple[str, str]:

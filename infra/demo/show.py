@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentledger.infra.demo.workload import StoryClock, stories, tell
+from agentledger.infra.endpoints import reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.local_stack import local_stack
 from agentledger.infra.settings import Settings
@@ -59,7 +60,7 @@ def run_demo(
 
 def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, runs: int, seed: int) -> None:
     """Record the workload on a running stack, wait until all of it has arrived, print the scoreboard."""
-    client = open_clickhouse(endpoints.clickhouse_url, settings)
+    client = open_clickhouse(endpoints.clickhouse_url, settings, login=reader_login(settings))
     rng = random.Random(seed)  # noqa: S311 (a story, not a secret)
     clock = StoryClock(time.time_ns() // 1000 - STORY_AGE_US)
     day = stories(runs, rng)

@@ -11,7 +11,8 @@ from agentledger.schemas.errors import StackError
 
 FOLDER = "access"
 PASSWORD_BYTES = 24
-USERS = ("writer", "payloads", "signer", "auditor", "analyst")  # each is named as its role
+ADMIN = "admin"  # may do everything
+USERS = ("writer", "payloads", "signer", "auditor", "analyst", ADMIN)  # the others are each named as their role
 
 
 def make_passwords(data_dir: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+from collections.abc import Mapping
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from agentledger.schemas.errors import StackError
 
 PROBE_SECONDS = 2.0
 USERS_FILE = "users.xml"
+LOGIN_VARIABLES = ("AGENTLEDGER_CLICKHOUSE_USER", "AGENTLEDGER_CLICKHOUSE_PASSWORD")  # as our other programs have them
 
 
 class ClickHouseService(Service):
@@ -22,11 +24,15 @@ class ClickHouseService(Service):
 
     stop_seconds = 30.0
 
-    def __init__(self, data_dir: Path, http_port: int, native_port: int, users_xml: str = "") -> None:
+    def __init__(
+        self, data_dir: Path, http_port: int, native_port: int, users_xml: str = "",
+        login: tuple[str, str] = ("default", ""),
+    ) -> None:  # fmt: skip
         super().__init__("clickhouse", data_dir)
         self.http_port = http_port
         self.native_port = native_port
         self.users_xml = users_xml
+        self._login = login
         if find_spec("chdb") is None:
             raise StackError(
                 "no ClickHouse found: it comes inside the chdb wheel", next_step="pip install 'agentledger[local]'"
@@ -35,6 +41,10 @@ class ClickHouseService(Service):
     @property
     def endpoint(self) -> str:
         return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return dict(zip(LOGIN_VARIABLES, self._login, strict=True))
 
     @property
     def working_folder(self) -> Path:
@@ -57,11 +67,14 @@ class ClickHouseService(Service):
         return ask(self.http_port, "SELECT 1") == "1\n"
 
 
-def ask(http_port: int, query: str, timeout: float = PROBE_SECONDS) -> str | None:
+def ask(
+    http_port: int, query: str, timeout: float = PROBE_SECONDS, login: tuple[str, str] = ("default", "")
+) -> str | None:
     """The server's answer to a query; None if it gives none or an error."""
+    headers = dict(zip(("X-ClickHouse-User", "X-ClickHouse-Key"), login, strict=True))
     connection = http.client.HTTPConnection(HOST, http_port, timeout=timeout)
     try:
-        connection.request("POST", "/", query.encode())
+        connection.request("POST", "/", query.encode(), headers)
         response = connection.getresponse()
         text = response.read().decode()
     except (OSError, http.client.HTTPException):

@@ -7,11 +7,12 @@ process on the spot. Ports and limits come from config.xml in the working folder
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 
-from agentledger.infra.stack.clickhouse import ask
+from agentledger.infra.stack.clickhouse import LOGIN_VARIABLES, ask
 
 SERVE = "SELECT sleepEachRow(0.2) AS agentledger_serves FROM system.numbers"
 QUERY = f"SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; {SERVE} SETTINGS max_block_size=1, max_threads=1, \
@@ -39,8 +40,9 @@ def main() -> int:
     while signal.sigtimedwait(STOPS, LOOK_SECONDS) is None:
         if not server.is_alive():
             return 1
+    user, password = (os.environ.get(name, "") for name in LOGIN_VARIABLES)
     for query in STOP_QUERIES:
-        ask(http_port, query)
+        ask(http_port, query, login=(user or "default", password))
     server.join(STOP_SECONDS)
     return 0
 

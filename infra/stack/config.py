@@ -34,6 +34,7 @@ class StackConfig:
     gateway_port: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
     users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
+    clickhouse_login: tuple[str, str] = field(default=("default", ""), repr=False)  # may stop its queries
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,11 @@ class Stack:
         else:
             broker = KafkaService(self.data_dir, ports["kafka"], ports["kafka_controller"], classpath)
         clickhouse = ClickHouseService(
-            self.data_dir, ports["clickhouse_http"], ports["clickhouse_native"], self.config.users_xml
+            self.data_dir,
+            ports["clickhouse_http"],
+            ports["clickhouse_native"],
+            self.config.users_xml,
+            self.config.clickhouse_login,
         )
         remember_ports(self.data_dir, ports)
         return [broker, clickhouse]

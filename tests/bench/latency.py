@@ -34,7 +34,7 @@ def measure(folder: Path) -> list[Figure]:
         time.sleep(WARM_UP_S)
         sent, arrived = probe(endpoints["kafka_bootstrap_servers"])
         load.join()
-        visible = visible_ms(endpoints["clickhouse_url"], sent)
+        visible = visible_ms(stack.login("auditor"), sent)
     budget = [1000 * (arrived[run_id] - at) for run_id, at in sent.items() if run_id in arrived]
     if len(budget) < len(sent):
         raise RuntimeError(f"{len(sent) - len(budget)} of {len(sent)} budgets were not reported as exceeded")
@@ -101,9 +101,9 @@ def listen(servers: str, arrived: dict[str, float], listening: threading.Event, 
     consumer.close()
 
 
-def visible_ms(url: str, sent: dict[str, float]) -> list[float]:
+def visible_ms(login: dict[str, str], sent: dict[str, float]) -> list[float]:
     """From emit to the commit of the batch that holds the event, by the writer's own note of that time."""
-    client = clickhouse_connect.get_client(dsn=url)
+    client = clickhouse_connect.get_client(**login)
     rows = client.query("""SELECT run_id, min(toUnixTimestamp64Micro(written_at)) FROM (
         SELECT run_id, topic_id, partition, log_index FROM agentledger.ledger
         WHERE workflow = 'probe' AND event_type = 'ToolCallCompleted' AND step = 2) AS probes

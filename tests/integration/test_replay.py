@@ -93,7 +93,7 @@ def test_what_was_concluded_live_follows_again_byte_for_byte(stack: RunningStack
 
 
 def test_a_row_that_somebody_changed_is_named(stack: RunningStack) -> None:
-    client = clickhouse_connect.get_client(dsn=stack.endpoints()["clickhouse_url"])
+    client = clickhouse_connect.get_client(**stack.login("admin"))
     [[partition, index, event_id, cost]] = client.query(
         "SELECT partition, log_index, toString(event_id), cost_nanousd FROM agentledger.ledger "
         f"WHERE topic = '{SPEND.name}' AND event_type = 'CostRated' AND occurrence = 'first' AND cost_nanousd > 0 "
@@ -202,7 +202,7 @@ def lose_states_and_rebuild(stack: RunningStack) -> None:
     alone = Stack(StackConfig(data_dir=stack.data_dir))
     endpoints = alone.up()
     before = dict(stack.env)
-    stack.env.update(endpoints.env())
+    stack.env.update(endpoints.env() | {"AGENTLEDGER_CLICKHOUSE_USER": "default"})  # it is there without our users
     try:
         kafka = {"bootstrap.servers": endpoints.kafka_bootstrap_servers}
         kept = stack.cli("rebuild-state", check=False)
