@@ -7,11 +7,12 @@ where the last finished flush of each log ended when the reading began, so it do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from agentledger.schemas.errors import StoreError
+from agentledger.schemas.errors import StoreError, UsageError
 from agentledger.sinks.queries import store_error
 from agentledger.sinks.record_filter import EVERYTHING, TIME_US_MAX, RecordFilter
 from agentledger.sinks.rows import LogPlace
@@ -27,7 +28,7 @@ from agentledger.sinks.span_reader import (
     span_condition,
     split_headers,
 )
-from agentledger.sinks.tables import BATCHES, LEDGER
+from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 
 __all__ = ["ALL_TIME", "LedgerRecord", "LogSpan", "ReplaySource", "SpanReader", "Window", "split_headers"]
 
@@ -68,8 +69,10 @@ class ReplaySource:
         """The part of each log of these topics whose ledger time is at or after `from_us` and before `to_us`.
 
         Ledger time never decreases within a log, so that it is one contiguous part. Logs without any are left out.
+        Raises UsageError where records of it were purged: from a log with a hole nothing follows.
         """
         logs = self.logs(topics)
+        self._check_purged(logs, from_us, to_us)
         if from_us <= 0 and to_us >= TIME_US_MAX:
             return [span for span in logs if span.behind]
         rows = self._query(
@@ -85,6 +88,20 @@ class ReplaySource:
             if first < behind:
                 spans.append(LogSpan(span.place, first, behind))
         return spans
+
+    def _check_purged(self, logs: Sequence[LogSpan], from_us: int, to_us: int) -> None:
+        rows = self._query(
+            "SELECT uniqExact(topic_id, partition, log_index), toUnixTimestamp64Micro(maxOrNull(ledger_time)) "
+            f"FROM {PURGED} WHERE topic_id IN {{ids:Array(UUID)}} AND {AFTER} AND {UP_TO}",
+            {"ids": sorted({span.place.topic_id for span in logs}), "after_us": from_us - 1, "up_to_us": to_us - 1},
+        )
+        [[count, last_us]] = rows
+        if count:
+            last = datetime.fromtimestamp(last_us // 1_000_000 + 1, UTC).isoformat()
+            raise UsageError(
+                f"{count} records of this range were purged: what followed from them can't be derived again",
+                next_step=f"begin behind them, with --from {last}",
+            )
 
     def first_us(self, topics: Sequence[str]) -> int:
         """The ledger time of the first record of these topics, microseconds; 0 where there is none."""

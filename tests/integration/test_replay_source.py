@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from agentledger.infra.replay_wiring import LedgerWiring
-from agentledger.schemas.errors import LedgerConflictError, StoreError
+from agentledger.schemas.errors import LedgerConflictError, StoreError, UsageError
 from agentledger.schemas.events import Ticked
 from agentledger.schemas.topics import EVENTS, SPEND
 from agentledger.sinks import span_reader
 from agentledger.sinks.record_filter import RecordFilter
 from agentledger.sinks.replay_source import LedgerRecord, LogSpan, ReplaySource
 from agentledger.sinks.rows import DUPLICATE
-from agentledger.sinks.tables import BATCHES, LEDGER
+from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 from tests.evidence_rig import CODEC, NOW_US, EvidenceRig, event
 
 pytestmark = pytest.mark.integration
@@ -38,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvidenceRig]:
 @pytest.fixture
 def rig(running: EvidenceRig) -> EvidenceRig:
     """The ClickHouse, empty."""
-    for table in (LEDGER, BATCHES):
+    for table in (LEDGER, BATCHES, PURGED):
         running.command(f"TRUNCATE TABLE {table}")
     running.places.clear()
     return running
@@ -142,6 +143,27 @@ def test_a_log_with_a_hole_is_refused(rig: EvidenceRig, what: str) -> None:
         read(source, spans)
     with pytest.raises(LedgerConflictError, match="partition 0"):
         source.check_complete(spans)
+
+
+def test_a_purged_range_is_said_and_what_is_behind_it_can_be_read(rig: EvidenceRig) -> None:
+    filled(rig, random.Random(3))
+    [[last_us]] = rig.rows(
+        f"SELECT toUnixTimestamp64Micro(max(ledger_time)) FROM {LEDGER} WHERE topic = '{EVENTS.name}' "
+        "AND partition = 0 AND log_index < 3"
+    )
+    gone = f"topic = '{EVENTS.name}' AND partition = 0 AND log_index < 3"
+    rig.command(
+        f"INSERT INTO {PURGED} SELECT topic_id, partition, log_index, ledger_time, leaf_hash FROM {LEDGER} WHERE {gone}"
+    )
+    rig.command(f"ALTER TABLE {LEDGER} DELETE WHERE {gone} SETTINGS mutations_sync = 2")
+    source = source_of(rig)
+    with pytest.raises(UsageError, match="3 records of this range were purged") as failed:
+        source.spans([EVENTS.name])
+    said = datetime.fromisoformat(str(failed.value).rpartition("--from ")[2])
+    from_us = round(said.timestamp() * 1e6)
+    assert last_us < from_us <= last_us + 1_000_000
+    assert read(source, source.spans([EVENTS.name], from_us=from_us)) is not None
+    assert source.spans([SPEND.name])
 
 
 def test_bytes_that_have_expired_are_said(rig: EvidenceRig) -> None:
