@@ -18,9 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from urllib3.exceptions import HTTPError
-
 from agentledger.schemas.catalogue import schema_sha256, schema_text
 from agentledger.schemas.checkpoints import Checkpoint
 from agentledger.schemas.errors import ConfigurationError, IntegrityError, StoreError, UsageError
@@ -30,12 +27,11 @@ from agentledger.schemas.notes import Note, SignerKey, sign_note
 from agentledger.schemas.ports import Clock, SchemaRegistry
 from agentledger.sinks import verify_export
 from agentledger.sinks.chain import Chain
-from agentledger.sinks.export_columns import data_columns, selection
 from agentledger.sinks.export_event import ExportFacts
-from agentledger.sinks.export_plan import FORMATS, OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan, source_of
+from agentledger.sinks.export_plan import OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan, source_of
 from agentledger.sinks.export_proofs import ExportProofs
 from agentledger.sinks.export_readme import readme
-from agentledger.sinks.export_rows import RecordReader, ocsf_lines
+from agentledger.sinks.export_streams import ExportStreams
 from agentledger.sinks.key_files import sync_folder, write_synced
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.proofs import NO_SCHEMA
@@ -44,20 +40,8 @@ from agentledger.sinks.tables import LEDGER
 from agentledger.sinks.verify_export import BROKEN, Records, read_hidden, read_records
 
 STATE = ".export.json"
-BLOCK_BYTES = 1 << 20
 STREAMS = 2  # from ClickHouse at a time: more would starve the writer on a small server
 PARTS_AHEAD = 1  # being written while one is checked
-# Snappy is what pandas and Spark write, too: ClickHouse's own choice, zstd, takes a third more time for the same rows.
-# Bloom filters are for finding single rows; they take a quarter of the time and a tenth of the file.
-SETTINGS = (
-    "SETTINGS output_format_parquet_compression_method = 'snappy', output_format_parquet_write_bloom_filter = 0, "
-    "output_format_json_quote_64bit_integers = 0, output_format_avro_codec = 'deflate', "
-    "output_format_avro_string_column_pattern = '.*', prefer_column_name_to_alias = 1"
-)
-_EVIDENCE = (
-    "toUInt32({log}), log_index, offset, toUnixTimestamp64Micro(ledger_time), schema_sha256, key_sha256, "
-    "headers_sha256, raw"
-)
 
 _Entry = dict[str, Any]  # of a file in the manifest
 
@@ -124,7 +108,8 @@ class Export:
         checkpoint = Checkpoint.parse(Note.parse(manifest["checkpoint"]).text)
         with self._as_signed():
             records = Records(manifest, (checkpoint.size, checkpoint.root))
-        self._write_parts(parts, manifest, records, progress)
+        streams = ExportStreams(self._reader, self._request, self._source, manifest)
+        self._write_parts(parts, streams, records, progress)
         manifest |= {"counts": records.counts, "complete": records.hidden == 0}
         with self._as_signed():
             records.finish()
@@ -201,7 +186,7 @@ class Export:
         sync_folder(self._folder)
 
     def _write_parts(
-        self, parts: list[list[Chunk]], manifest: dict[str, Any], records: Records, progress: Callable[[int], None]
+        self, parts: list[list[Chunk]], streams: ExportStreams, records: Records, progress: Callable[[int], None]
     ) -> None:
         """Write the parts that aren't there, and check the evidence of all as it is on disk: ClickHouse works on the
         next parts while one is checked."""
@@ -209,7 +194,7 @@ class Export:
         ahead: deque[tuple[int, list[Chunk], list[Future[_Entry]]]] = deque()
         try:
             for number, part in enumerate(parts, 1):
-                ahead.append((number, part, self._begin_part(number, part, manifest, pool)))
+                ahead.append((number, part, self._begin_part(number, part, streams, pool)))
                 if len(ahead) > PARTS_AHEAD:
                     self._end_part(*ahead.popleft(), records, progress)
             while ahead:
@@ -218,19 +203,17 @@ class Export:
             pool.shutdown(cancel_futures=True)
 
     def _begin_part(
-        self, number: int, part: list[Chunk], manifest: dict[str, Any], pool: ThreadPoolExecutor
+        self, number: int, part: list[Chunk], streams: ExportStreams, pool: ThreadPoolExecutor
     ) -> list[Future[_Entry]]:
         """Have the files of a part written, the evidence first; none where they are there."""
         if str(number) in self._state["parts"]:
             return []
         files: list[Future[_Entry]] = []
         if any(chunk.hidden for chunk in part):
-            files.append(pool.submit(self._write, self._name("hidden", number), self._hidden(part, manifest)))
+            files.append(pool.submit(self._write, self._name("hidden", number), streams.hidden(part)))
         if any(chunk.shown for chunk in part):
-            evidence = pool.submit(self._write, self._name("evidence", number), self._evidence(part, manifest))
-            data = self._data(part, manifest)
-            if self._request.file_format == OCSF:
-                data = self._ocsf(evidence, manifest)
+            evidence = pool.submit(self._write, self._name("evidence", number), streams.evidence(part))
+            data = self._ocsf(evidence, streams) if self._request.file_format == OCSF else streams.data(part)
             files += [evidence, pool.submit(self._write, f"data-{number:06}.{self._request.ending}", data)]
         return files
 
@@ -254,62 +237,8 @@ class Export:
     def _name(self, kind: str, number: int) -> str:
         return f"{kind}-{number:06}.bin"
 
-    def _data(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
-        schemas = [json.loads(text) for text in manifest["schemas"].values()]
-        columns = selection(data_columns(self._request.file_format, schemas))
-        places = " OR ".join(f"({self._rows(manifest, chunk)})" for chunk in part)
-        return self._stream(
-            f"SELECT {columns} FROM {LEDGER} WHERE ({places}) AND event_type != '' AND {self._source.shown} "
-            f"ORDER BY topic, topic_id, partition, log_index FORMAT {FORMATS[self._request.file_format]} {SETTINGS}"
-        )
-
-    def _evidence(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
-        """What the leaf of each record that is shown commits to, and its bytes."""
-        for chunk in part:
-            if chunk.shown:
-                yield from self._stream(
-                    f"SELECT {_EVIDENCE.format(log=chunk.log)} FROM {LEDGER} WHERE {self._rows(manifest, chunk)} "
-                    f"AND {self._source.shown} ORDER BY log_index FORMAT RowBinary"
-                )
-
-    def _hidden(self, part: list[Chunk], manifest: dict[str, Any]) -> Iterator[bytes]:
-        """The leaf of each record that is not shown."""
-        for chunk in part:
-            if chunk.hidden:
-                shown = f"{self._rows(manifest, chunk)} AND {self._source.shown}"
-                which = f"NOT ({self._source.shown})"
-                if self._source.has_purges:  # what was purged has no columns to ask
-                    which = f"log_index NOT IN (SELECT log_index FROM {LEDGER} WHERE {shown})"
-                yield from self._stream(
-                    f"SELECT toUInt32({chunk.log}), log_index, leaf_hash FROM {self._source.leaves} "
-                    f"WHERE {self._rows(manifest, chunk)} AND {which} ORDER BY log_index FORMAT RowBinary"
-                )
-
-    def _ocsf(self, evidence: Future[_Entry], manifest: dict[str, Any]) -> Iterator[bytes]:
-        words = [given["head"].split(" ") for given in manifest["logs"]]
-        records = read_records(self._folder / evidence.result()["name"])
-        reader = RecordReader(manifest["schemas"])
-        yield from ocsf_lines(reader, records, lambda log: (words[log][1], int(words[log][3])))
-
-    def _rows(self, manifest: dict[str, Any], chunk: Chunk) -> str:
-        """The condition for the rows of a chunk. What is in it was checked when the head was read."""
-        _, _, topic_id, partition, *_ = manifest["logs"][chunk.log]["head"].split(" ")
-        return (
-            f"topic_id = toUUID('{topic_id}') AND partition = {int(partition)} "
-            f"AND log_index >= {chunk.first} AND log_index < {chunk.behind}"
-        )
-
-    def _stream(self, query: str) -> Iterator[bytes]:
-        """A query's answer, block by block. Raises StoreError."""
-        try:
-            with self._reader.stream(query, self._request.parameters()) as answer:
-                while block := answer.read(BLOCK_BYTES):
-                    yield block
-        except (ClickHouseError, HTTPError, ConnectionError, TimeoutError) as error:
-            raise StoreError(
-                f"ClickHouse: {(str(error).splitlines() or [''])[0][:300]}",
-                next_step="ask for the same export again: it goes on where it was",
-            ) from None
+    def _ocsf(self, evidence: Future[_Entry], streams: ExportStreams) -> Iterator[bytes]:
+        yield from streams.ocsf(self._folder / evidence.result()["name"])
 
     def _write(self, name: str, blocks: Iterable[bytes]) -> _Entry:
         """Write a file, whole or not at all; its entry in the manifest."""
