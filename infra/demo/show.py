@@ -51,16 +51,19 @@ def run_demo(
     stack = local_stack(StackConfig(data_dir=folder, broker=broker, cache_dir=cache), settings)
     try:
         endpoints = stack.up(lambda line: console.print(f"  {line}", style="dim", highlight=False))
-        show_flow(console, settings, endpoints, runs=runs, seed=seed)
+        login = reader_login(settings.model_copy(update={"data_dir": folder, "clickhouse_url": ""}))
+        show_flow(console, settings, endpoints, login, runs=runs, seed=seed)
     finally:
         stack.down()
     console.print(f"\nDone in {time.monotonic() - began:.0f} s; everything is stopped, the data is in {folder}")
     console.print(look_further(folder, broker), highlight=False, markup=False)
 
 
-def show_flow(console: Console, settings: Settings, endpoints: Endpoints, *, runs: int, seed: int) -> None:
+def show_flow(
+    console: Console, settings: Settings, endpoints: Endpoints, login: tuple[str, str], *, runs: int, seed: int
+) -> None:
     """Record the workload on a running stack, wait until all of it has arrived, print the scoreboard."""
-    client = open_clickhouse(endpoints.clickhouse_url, settings, login=reader_login(settings))
+    client = open_clickhouse(endpoints.clickhouse_url, settings, login=login)
     rng = random.Random(seed)  # noqa: S311 (a story, not a secret)
     clock = StoryClock(time.time_ns() // 1000 - STORY_AGE_US)
     day = stories(runs, rng)
