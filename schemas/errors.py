@@ -35,6 +35,13 @@ class ConfigurationError(AgentledgerError):
     exit_code = 2
 
 
+class MissingLibraryError(ConfigurationError, ImportError):
+    """A part of agentledger needs a library that isn't installed. An ImportError, too: `try: import …` works."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed", next_step=f"pip install 'agentledger[{extra}]'")
+
+
 class UsageError(AgentledgerError):
     """A command or a call was given something that it can't work with."""
 
