@@ -64,6 +64,7 @@ class Call:
     latency_ms: float | None = None
     reported_cost_nanousd: int | None = None
     hold: Hold | None = None
+    is_admitted: bool = False  # asked for leave before it begins
     wants_hold: bool | None = None  # None: as the ledger's settings say
     estimate: Estimate = NO_ESTIMATE
     payloads: Mapping[str, bytes] = MappingProxyType({})  # what goes beside the event, by part
@@ -103,9 +104,26 @@ class Call:
         """Begin without becoming what this thread's events follow from: for a call whose end is seen elsewhere, such as
         in a callback. Raises what entering raises; `end` must follow.
         """
-        self.run.admit(self)
+        if not self.is_admitted:
+            self.run.admit(self)
         self._begin()
         return self
+
+    def begin_unasked(self) -> Self:
+        """Begin a call that is made whatever the budgets say: it is counted, and never refused."""
+        self.run.meter.count(self.kind)
+        self._begin()
+        return self
+
+    async def admit_async(self) -> None:
+        """Ask for leave now, for a `begin` that follows later. Raises what entering raises."""
+        await self.run.admit_async(self)
+        self.is_admitted = True
+
+    async def ask_after_all(self) -> None:
+        """Ask for leave for a call that has begun unasked. Raises what entering raises; then the call doesn't count."""
+        self.run.meter.withdraw(self.kind, None)
+        await self.run.admit_async(self)
 
     async def begin_async(self) -> Self:
         """Like `begin`, without blocking the event loop."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentledger.producers.bounds import clean_int, clean_texts
-from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, to_budget
+from agentledger.producers.budget_guard import CallKind, RunBudget, RunBudgetExceededError, to_budget
 from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, set_facts
 from agentledger.producers.envelope import RunEnvelope
 from agentledger.producers.event_ids import new_event_id, span_id_of
@@ -140,6 +140,18 @@ class RunCalls(RunFacts):
         follow are not: an agent that tries again and again must not fill the ledger.
         """
         self._check("")
+
+    def ask_leave(self, kind: CallKind, *, may_wait: bool = True) -> None:
+        """Raise what `admit` raises for a next call of this kind, without counting it and without a hold.
+
+        For calls that are asked about in one place and recorded in another. Unless it `may_wait`, halts aren't looked
+        at before the control topic has been read for the first time.
+        """
+        control = self.ledger.control
+        if may_wait or control is None or not control.must_wait:
+            self._check("")
+        self.meter.admit(kind, self.ledger.timer() - self._started_us)
+        self.meter.withdraw(kind, None)
 
     def _check(self, action: str) -> None:
         control = self.ledger.control

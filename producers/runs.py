@@ -113,11 +113,11 @@ class Run(RunCalls):
         self._outer = enclosing.set(self)
         return self
 
-    def begin(self) -> Self:
+    def begin(self, *, cause: str | None = None) -> Self:
         """Begin without becoming what `current_run()` gives: for a run whose end is seen elsewhere, such as in a
-        callback; `end` must follow.
+        callback; `end` must follow. `cause` is the event that it follows from, by default what is open here.
         """
-        cause = self.enclosing_event_id()
+        cause = self.enclosing_event_id() if cause is None else cause
         self.ledger.listen()
         self._started_us = self.ledger.timer()
         started = events.RunStarted(**BLANK_ENVELOPE, **self._facts, **_declared(self.meter.budget))

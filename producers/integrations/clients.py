@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agentledger.producers.calls import ModelCall
 from agentledger.producers.integrations.answers import Answer
-from agentledger.producers.integrations.recording import Recorded, is_inside_model_call, run_here, unbroken
+from agentledger.producers.integrations.recording import Recorded, is_inside, run_here, unbroken
 from agentledger.producers.integrations.streams import RecordedAsyncStream, RecordedStream
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class _Request:
     def prepare(self) -> bool:
         """Make the call where there is one to record."""
         self._reader = self._watched.reader_of(self.options)
-        if self._reader is None or is_inside_model_call():
+        # Inside of a recorded model call it is what that is made of: the outer one counts.
+        if self._reader is None or is_inside(ModelCall):
             return False
         self.recorded = self._watched.call_of(self.options)
         self.options, self._hides_usage = self._watched.prepare(path_of(self.options), self.options)

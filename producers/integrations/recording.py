@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentledger.producers.calls import Call, ModelCall, enclosing
+from agentledger.producers.calls import Call, ModelCall, enclosing, leave
 from agentledger.producers.runs import Run, current_run
 from agentledger.schemas.errors import (
     BudgetExceededError,
@@ -70,6 +70,15 @@ class Recorded(Generic[_C]):
             self._refused(refusal)
             raise
 
+    @contextmanager
+    def enclosing(self) -> Iterator[None]:
+        """What happens inside follows from this call, where it happens in the same thread or task."""
+        outer = enclosing.set(self.call)
+        try:
+            yield
+        finally:
+            leave(outer)
+
     def end(self, error: BaseException | None = None) -> None:
         """Record the call, and the end of its own run."""
         if self._is_over:
@@ -100,6 +109,6 @@ def run_here(ledger: Ledger, workflow: str) -> tuple[Run, Run | None]:
     return own, own
 
 
-def is_inside_model_call() -> bool:
-    """Whether a model call is open here already: the outer one counts, not what it is made of."""
-    return isinstance(enclosing.get(), ModelCall)
+def is_inside(kind: type[Call]) -> bool:
+    """Whether the innermost call that is open here is of this kind."""
+    return isinstance(enclosing.get(), kind)
