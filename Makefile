@@ -6,7 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# The demo needs little; who develops needs the frameworks of producers/integrations, too, which are large.
+RUNNABLE := $(VENV)/.installed-local
+INSTALLED := $(VENV)/.installed-dev
 
 COMPILED := build/compiled
 # What runs compiled: the fold over runs, and what it reads and writes with.
@@ -20,16 +22,18 @@ help:
 	@sed -n '1s/^# //p' Makefile
 	@echo "targets: demo test test-compiled check compile bench events rules-table clean"
 
-$(INSTALLED): pyproject.toml
-	@echo "installing into $(VENV) (the first time takes a minute)"
+$(RUNNABLE): EXTRAS := local
+$(INSTALLED): EXTRAS := dev,integrations
+$(RUNNABLE) $(INSTALLED): pyproject.toml
+	@echo "installing into $(VENV) (the first time takes a minute or two)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "agentledger needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(INSTALLED)
 
-demo: $(INSTALLED)
+demo: $(RUNNABLE)
 	@$(BIN)/agentledger demo
 
 check: $(INSTALLED)

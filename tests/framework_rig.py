@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from agentledger.producers import EmitProblem, Ledger
-from agentledger.schemas.events import Event
+from agentledger.schemas.events import Event, RunFinished
 from agentledger.schemas.testing.record_producer import FakeRecordProducer
 
 E = TypeVar("E", bound=Event)
+EVENT_S_MAX = 20.0  # what an event may take that another thread tells of
 SECRET = "hunter2-sk-4f1c9d"  # planted wherever content can be; must never be among the bytes that leave
 
 
@@ -35,6 +37,15 @@ class RecordingLedger(Ledger):
     def names(self) -> list[str]:
         """The kinds of all events, in order."""
         return [type(event).__name__ for event in self.events]
+
+    def wait_for(self, kind: type[E], count: int = 1) -> list[E]:
+        """The events of this kind, once there are so many and a run is over: for what is told in other threads."""
+        deadline = time.monotonic() + EVENT_S_MAX
+        while time.monotonic() < deadline:
+            if len(self.every(kind)) >= count and self.every(RunFinished):
+                break
+            time.sleep(0.01)
+        return self.every(kind)
 
     @property
     def emitted(self) -> bytes:

@@ -73,7 +73,10 @@ def check(call: ModelCallCompleted) -> None:
 def test_whole_and_streamed_in_both_ways(ledger: RecordingLedger) -> None:
     client = client_of(ledger)
     with ledger.run("w"):
-        client.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES)
+        client.messages.create(
+            model=MODEL, max_tokens=9, messages=MESSAGES, system=SECRET, metadata={"user_id": SECRET},
+            extra_headers={"x-key": SECRET}, stop_sequences=[SECRET],
+        )  # fmt: skip
         assert len(list(client.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES, stream=True))) > 5
         with client.messages.stream(model=MODEL, max_tokens=9, messages=MESSAGES) as stream:
             assert "".join(stream.text_stream) == "hello"

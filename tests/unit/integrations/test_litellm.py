@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,6 @@ from tests.framework_rig import SECRET, RecordingLedger, event_stream
 
 # For each stream that isn't async LiteLLM makes an event loop and leaves it open.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-ANSWER_S_MAX = 20.0  # LiteLLM tells of an answer in threads of its own
 USAGE = {
     "prompt_tokens": 1000, "completion_tokens": 300, "total_tokens": 1300,
     "prompt_tokens_details": {"cached_tokens": 600}, "completion_tokens_details": {"reasoning_tokens": 200},
@@ -64,16 +62,6 @@ def client_of(answer: Any = answering) -> openai.OpenAI:
     )
 
 
-def calls_of(ledger: RecordingLedger, count: int = 1) -> list[ModelCallCompleted]:
-    """The model calls, once there are so many and their runs are over."""
-    deadline = time.monotonic() + ANSWER_S_MAX
-    while time.monotonic() < deadline:
-        if len(ledger.every(ModelCallCompleted)) >= count and len(ledger.every(RunFinished)) >= 1:
-            break
-        time.sleep(0.01)
-    return ledger.every(ModelCallCompleted)
-
-
 def check(call: ModelCallCompleted) -> None:
     assert (call.provider, call.requested_model) == ("openai", "gpt-4.1")
     assert call.answered_model in {"gpt-4.1", "gpt-4.1-2026-01-01"}  # of a stream it repeats what was asked for
@@ -92,7 +80,7 @@ def test_whole_and_streamed(ledger: RecordingLedger) -> None:
         assert (
             len(list(litellm.completion("gpt-4.1", MESSAGES, client=client, stream=True, stream_options=options))) > 2
         )
-    calls = calls_of(ledger, 2)
+    calls = ledger.wait_for(ModelCallCompleted, 2)
     assert len(calls) == 2
     for call in calls:
         check(call)
@@ -113,7 +101,7 @@ def test_async_whole_and_streamed_in_parallel(ledger: RecordingLedger) -> None:
             await GLOBAL_LOGGING_WORKER.flush()
 
     asyncio.run(main())
-    calls = calls_of(ledger, 4)
+    calls = ledger.wait_for(ModelCallCompleted, 4)
     assert len(calls) == 4
     for call in calls:
         check(call)
@@ -121,7 +109,7 @@ def test_async_whole_and_streamed_in_parallel(ledger: RecordingLedger) -> None:
 
 def test_a_call_outside_of_any_run_is_a_run_of_its_own(ledger: RecordingLedger) -> None:
     litellm.completion("gpt-4.1", MESSAGES, client=client_of())
-    check(calls_of(ledger)[0])
+    check(ledger.wait_for(ModelCallCompleted)[0])
     assert ledger.names() == ["RunStarted", "ModelCallCompleted", "RunFinished"]
 
 
@@ -131,7 +119,7 @@ def test_errors_keep_their_words(ledger: RecordingLedger) -> None:
 
     with pytest.raises(litellm.BadRequestError, match=SECRET):
         litellm.completion("gpt-4.1", MESSAGES, client=client_of(refusing))
-    call = calls_of(ledger)[0]
+    call = ledger.wait_for(ModelCallCompleted)[0]
     assert (call.status, call.error_type, call.error_message[:9]) == ("error", "BadRequestError", "HTTP 400,")
     assert SECRET.encode() not in ledger.emitted
 

@@ -58,6 +58,7 @@ RESPONSE = {
         "output_tokens": 30, "output_tokens_details": {"reasoning_tokens": 20}, "total_tokens": 130,
     },
 }  # fmt: skip
+TOOLS: Any = [{"type": "function", "function": {"name": "find", "description": SECRET, "parameters": {}}}]
 Answering = Callable[[httpx2.Request], httpx2.Response]
 
 
@@ -118,7 +119,12 @@ def test_a_whole_answer_and_a_streamed_one_are_the_same_call(ledger: RecordingLe
     client = client_of(ledger)
     with ledger.run("w"):
         assert client.chat.completions.create(model="gpt-4.1", messages=MESSAGES).choices[0].message.content == "hello"
-        seen = list(client.chat.completions.create(model="gpt-4.1", messages=MESSAGES, stream=True))
+        seen = list(
+            client.chat.completions.create(
+                model="gpt-4.1", messages=MESSAGES, stream=True, metadata={"label": SECRET}, user=SECRET,
+                extra_headers={"x-key": SECRET}, extra_body={"more": SECRET}, tools=TOOLS,
+            )
+        )  # fmt: skip
     whole, streamed = ledger.every(ModelCallCompleted)
     check_chat(whole)
     check_chat(streamed)
