@@ -14,16 +14,16 @@ import re
 from typing import Any
 
 from agentledger.producers.gateway.callers import Caller
-from agentledger.producers.gateway.event_fields import field_checks, text
+from agentledger.producers.gateway.event_fields import field_checks, text, whole_number
 from agentledger.producers.gateway.json_events import make_event, record_named
+from agentledger.producers.gateway.json_schemas import ATTRIBUTE_NAME, ATTRIBUTES_MAX
 from agentledger.producers.gateway.refusals import RefusedEventError, pointer
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.events import Event
 
 STANDS_FOR = {"time": "occurred_at", "subject": "run_id"}  # attribute to the field that it gives
-ATTRIBUTES_MAX = 32  # extensions of one event: each becomes a label, and an event holds 64
 _KNOWN = frozenset({"specversion", "type", "id", "source", "time", "subject", "traceparent", "data", "datacontenttype"})
-_NAME = re.compile(r"[a-z0-9]{1,64}")
+_NAME = re.compile(ATTRIBUTE_NAME)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*", re.DOTALL)
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 
@@ -40,6 +40,8 @@ def cloud_event(item: Any, caller: Caller, codec: Codec) -> Event:
     item = {name: value for name, value in item.items() if value is not None}  # null: not set (section 2.2)
     if item.get("specversion") != "1.0":
         raise RefusedEventError("wrong_value", "/specversion", "only CloudEvents of the version 1.0 are understood")
+    if len(item) > ATTRIBUTES_MAX:
+        raise RefusedEventError("too_many", "", f"{len(item):,} attributes are more than {ATTRIBUTES_MAX}")
     source, id_ = (_attribute(item, name) for name in ("source", "id"))
     record = record_named(item.get("type"), "/type")
     fields = _fields(item, record)
@@ -78,16 +80,17 @@ def _extensions(item: dict[str, Any]) -> dict[str, str]:
     unused = {attribute for attribute, name in STANDS_FOR.items() if name in item["data"]}
     unused |= set() if _trace(item) else {"traceparent"}
     names = sorted(item.keys() - (_KNOWN - unused))
-    if len(names) > ATTRIBUTES_MAX:
-        raise RefusedEventError("too_many", "", f"{len(names):,} extension attributes are more than {ATTRIBUTES_MAX}")
     labels = {}
     for name in names:
         value = item[name]
-        if not _NAME.fullmatch(name) or not isinstance(value, str | int | bool):
+        number = whole_number(value)
+        if not _NAME.fullmatch(name) or not (isinstance(value, str | bool) or number is not None):
             raise RefusedEventError(
-                "unknown_field", pointer(name[:64]), "it is no attribute: a-z and 0-9 name a text, number or boolean"
+                "unknown_field", pointer(name[:64]), "it is no attribute: a-z and 0-9 name a text, integer or boolean"
             )
-        labels[f"ce_{name}"] = value if isinstance(value, str) else str(value).lower()[:64]
+        labels[f"ce_{name}"] = str(value if number is None else number)
+        if isinstance(value, bool):
+            labels[f"ce_{name}"] = "true" if value else "false"
     return labels
 
 

@@ -79,7 +79,7 @@ def time_us(value: Any) -> int:
         except (ValueError, OverflowError):
             count = None
     else:
-        count = _whole(value)
+        count = whole_number(value)
     if count is None or not 0 <= count <= TIME_US_MAX:
         raise ValueError("expected a time from 1970 to 2199: RFC 3339 text with a zone, or microseconds since 1970")
     return count
@@ -138,17 +138,18 @@ def _uuid(value: Any) -> str:
 
 
 def _int64(value: Any) -> int:
-    number = _whole(value)
-    if number is None or not INT64_MIN <= number <= INT64_MAX:
+    number = whole_number(value)
+    if number is None:
         raise ValueError(f"expected a whole number of 64 bits, not {_shown(value)}")
     return number
 
 
-def _whole(value: Any) -> int | None:
-    """The whole number, which JSON may also write as 3.0; None for anything else."""
+def whole_number(value: Any) -> int | None:
+    """The whole number of 64 bits, which JSON may also write as 3.0; None for anything else."""
     if isinstance(value, float) and value.is_integer() and abs(value) < FLOAT_WHOLE_MAX:
         return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and INT64_MIN <= value <= INT64_MAX else None
 
 
 def _double(value: Any) -> float:

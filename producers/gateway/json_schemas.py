@@ -25,7 +25,17 @@ TIME: JsonSchema = {
         {"type": "integer", "minimum": 0, "maximum": TIME_US_MAX},
     ]
 }
-_ATTRIBUTE: JsonSchema = {"type": "string", "minLength": 1, "maxLength": LABEL_VALUE_BYTES_MAX}
+ATTRIBUTE_NAME = "[a-z0-9]{1,64}"
+ATTRIBUTES_MAX = 32  # of a CloudEvent: most become labels, and an event holds 64
+_TEXT: JsonSchema = {"type": "string", "maxLength": LABEL_VALUE_BYTES_MAX}
+_EXTENSION_VALUE: JsonSchema = {
+    "anyOf": [
+        _TEXT,
+        {"type": "integer", "minimum": INT64_MIN, "maximum": INT64_MAX},
+        {"type": ["boolean", "null"]},
+    ]
+}
+_ATTRIBUTE: JsonSchema = {**_TEXT, "minLength": 1}
 _GATEWAY_DOCS = {
     "event_id": "Identity of this event everywhere. Left out: it follows from the content, so a resend counts once.",
     "producer_id": "Who emits; left out: the name of the API key.",
@@ -75,7 +85,7 @@ def cloud_event_schema(record: str) -> JsonSchema:
             "id": _ATTRIBUTE,
             "time": {**_or_null(TIME["anyOf"][0]), "description": "occurred_at, where data has none."},
             "subject": {**_or_null(fields["run_id"]), "description": "run_id, where data has none."},
-            "traceparent": {"type": ["string", "null"], "description": "trace_id and span_id, where data has none."},
+            "traceparent": {**_or_null(_TEXT), "description": "trace_id and span_id, where data has none."},
             "datacontenttype": {"enum": ["application/json", None]},
             "data": {
                 "type": "object",
@@ -84,6 +94,9 @@ def cloud_event_schema(record: str) -> JsonSchema:
                 "additionalProperties": False,
             },
         },
+        "additionalProperties": _EXTENSION_VALUE,
+        "propertyNames": {"pattern": f"^{ATTRIBUTE_NAME}$"},
+        "maxProperties": ATTRIBUTES_MAX,
         "required": ["specversion", "type", "source", "id", "data"],
         "allOf": [_either("time", "occurred_at"), _either("subject", "run_id")],
     }
