@@ -4,14 +4,26 @@ the page on OpenTelemetry.
 
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from agentledger.producers.otel.otlp import PROTOBUF
+from tests.otlp_requests import recorded_request
 from tests.running_stack import ROOT, RunningStack
+from tests.traces import traces_folder
+
+SPAN_FACTS = (
+    "event_type, trace_id, span_id, step, agent_id, agent_version, workflow, occurred_at, labels, status, duration_ms, "
+    "provider, requested_model, answered_model, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, "
+    "reasoning_tokens, latency_ms, reported_cost_nanousd, finish_reason, response_id, input_digest, output_digest, "
+    "tool, call_id, arguments_digest, result_digest, error_type, error_message, requestor"
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -47,7 +59,11 @@ def run_example(stack: RunningStack, page: str, name: str, folder: Path) -> None
 
 
 def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:
-    assert exports_of(stack).keys() == {"AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS", "AGENTLEDGER_CLICKHOUSE_URL"}
+    assert exports_of(stack).keys() == {
+        "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS",
+        "AGENTLEDGER_CLICKHOUSE_URL",
+        "AGENTLEDGER_GATEWAY_URL",
+    }
     run_example(stack, "README.md", "sdk-example", tmp_path)
     row = stack.settle(
         "SELECT count() AS runs, any(status) AS status, any(cost_nanousd) AS cost, any(outcome_success) AS success, "
@@ -74,6 +90,27 @@ def test_a_program_that_opentelemetry_traces_is_recorded_by_three_lines(stack: R
     timeline = stack.cli("run", "my-traced-run").stdout
     for shown in ("my-traced-run", "gpt-4.1", "lookup_order", "succeeded"):
         assert shown in timeline
+
+
+@pytest.mark.traces
+def test_recordings_sent_as_otlp_are_the_rows_that_importing_them_gives(stack: RunningStack) -> None:
+    folder = traces_folder() / "otel-any-agent"
+    url = f"{exports_of(stack)['AGENTLEDGER_GATEWAY_URL']}/v1/traces"
+    for path in sorted(folder.glob("*.json.gz")):
+        body = gzip.compress(recorded_request(path).SerializeToString())
+        headers = {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+    stack.cli("import", "otel-json", str(folder), "--tenant", "files")
+    facts = f"SELECT {SPAN_FACTS} FROM ledger WHERE occurrence = 'first' AND startsWith(producer_id, "
+    sent, filed = f"{facts}'otlp:')", f"{facts}'import:otel-json:')"
+    row = stack.settle(
+        f"SELECT (SELECT count() FROM ({sent})) AS sent, (SELECT count() FROM ({filed})) AS filed, "
+        f"(SELECT count() FROM ({sent} EXCEPT {filed})) AS only_sent, "
+        f"(SELECT count() FROM ({filed} EXCEPT {sent})) AS only_filed",
+        lambda row: row["sent"] == row["filed"] > 0,
+    )
+    assert row == {"sent": 497, "filed": 497, "only_sent": 0, "only_filed": 0}
 
 
 def test_a_run_log_is_imported_exactly(stack: RunningStack, tmp_path: Path) -> None:
