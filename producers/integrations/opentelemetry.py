@@ -32,18 +32,15 @@ from agentledger.producers.otel import (
     run_started,
 )
 from agentledger.producers.recorder import Ledger
-from agentledger.schemas import digest_bytes
-from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.errors import MissingLibraryError
 from agentledger.schemas.events import RunStarted
 
 try:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
     from opentelemetry.sdk.trace import Span as SdkSpan
-except ImportError:
-    raise ConfigurationError(
-        "the OpenTelemetry SDK is not installed", next_step="pip install 'agentledger[opentelemetry]'"
-    ) from None
+except ImportError as error:
+    raise MissingLibraryError("opentelemetry-sdk", "opentelemetry") from error
 
 OPEN_SPANS_MAX = 100_000  # spans that never end must not fill the memory: those begun first are let go
 ENDED_RUNS_MAX = 1_000  # runs kept for spans that begin after their root has ended
@@ -64,8 +61,8 @@ class LedgerSpanProcessor(SpanProcessor):
     """Records the runs, model calls and tool calls that a TracerProvider's spans tell of. Never raises, never waits.
 
     A trace that begins here is a run with the trace's id. What another process called is a run of its own, whose parent
-    is the trace's. Spans that sampling leaves out are not recorded. Of content is kept what the ledger's rules say, by
-    default digest and size; of errors' words, which may quote it, digest and size. `ledger`: by default one by the
+    is the trace's. Spans that sampling leaves out are not recorded. Of content, and of errors' words, which may quote
+    it, is kept what the ledger's rules say: by default digest and size. `ledger`: by default one by the
     environment's settings, closed at shutdown.
     """
 
@@ -148,7 +145,7 @@ class LedgerSpanProcessor(SpanProcessor):
         for draft in drafts:
             fields = dict(draft.fields)
             if fields.get("error_message"):
-                fields["error_message"] = _digested(fields["error_message"])
+                fields["error_message"] = self.ledger.content.words(fields["error_message"])
             if draft.kind is RunStarted:
                 fields |= {"source": self.ledger.source, "parent_run_id": run.parent_run_id}
             envelope = self._envelope(run, draft, str(fields.pop("actor", "")))
@@ -181,16 +178,10 @@ class LedgerSpanProcessor(SpanProcessor):
             workflow=trace.workflow or agent_id,
             environment=ledger.environment,
             actor=actor or ledger.actor,
-            labels={**ledger.labels, "convention": trace.convention, **draft.labels},
+            labels=ledger.content.labels({**ledger.labels, "convention": trace.convention, **draft.labels}),
         )
         envelope.next_step = draft.step
         return envelope
-
-
-def _digested(text: str) -> str:
-    """Size and digest of an error's words, which may quote content: whoever has them in a log finds them again."""
-    raw = text.encode()
-    return f"{len(raw)} bytes, {digest_bytes(raw)}"
 
 
 def span_of(sdk_span: ReadableSpan) -> Span:
