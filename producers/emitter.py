@@ -1,4 +1,4 @@
-"""One process's stream of events: who emits, in which order, and what became of each. Never raises, never waits."""
+"""One process's stream of events: who emits, in which order, and what became of each. Never raises."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ class Emitter:
         span_id: str,
         occurred_at: int,
     ) -> bool:
-        """Queue one event of a run; whether it was. What wasn't is counted and announced. Never raises, never waits."""
+        """Queue one event of a run; whether it was. What wasn't is counted and announced.
+
+        Never raises, and waits only for room in an outbox that blocks.
+        """
         taken = False
         with self._lock:
             seq = self._next_seq

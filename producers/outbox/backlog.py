@@ -54,11 +54,10 @@ class Place(Protocol):
 
 
 class Delivered(NamedTuple):
-    """Records that left the outbox since the last time: acknowledged, or hopeless and announced."""
+    """Records that the broker has acknowledged since the last time."""
 
-    events: int = 0
-    announcements: int = 0
-    failed: int = 0
+    events: int
+    announcements: int
 
 
 class _Sent:
@@ -149,7 +148,7 @@ class Backlog:
         self._reading = self._file = None
 
     def _settle(self) -> Delivered:
-        counts = [0, 0, 0]
+        counts = [0, 0]
         while self._in_flight:
             sent = self._in_flight[0]
             if sent.outcome is _PENDING:
@@ -161,7 +160,7 @@ class Backlog:
                     break
                 if sent.kind == EVENT and not self._lose(sent.seq, sent.seq, reason, sent.key.decode()):
                     break
-            counts[2 if sent.outcome is not None and sent.kind == EVENT else sent.kind] += 1
+            counts[sent.kind] += sent.outcome is None
             self._in_flight.popleft()
             self.acked = Position(sent.segment.number, sent.end, sent.last_seq)
         if self.acked != self._saved and self._seconds() >= self._save_at:
