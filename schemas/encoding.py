@@ -16,6 +16,9 @@ from agentledger.schemas.written import define
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _TWO_BYTES: Final = 1 << 14  # what a varint says in two bytes
+_HIGH_KEPT: Final = 256  # upper halves of large numbers: those of times change every two minutes
+_TEXTS_KEPT: Final = 4096
+_TEXT_BYTES_MAX: Final = 64
 Encoder = Callable[[Any], bytes]
 TailEncoder = Callable[..., bytes]
 
@@ -45,10 +48,8 @@ class _LongTable(dict[int, bytes]):
 class _HighTable(dict[int, bytes]):
     """What stands of a large number above its lowest 28 bits. Bounded."""
 
-    LENGTH_MAX = 256
-
     def __missing__(self, rest: int) -> bytes:
-        if len(self) >= self.LENGTH_MAX:
+        if len(self) >= _HIGH_KEPT:
             self.clear()
         out, left = b"", rest
         while left >= _TWO_BYTES:
@@ -72,13 +73,10 @@ def encode_text(text: str) -> bytes:
 class _TextTable(dict[str, bytes]):
     """Short texts that come again and again, such as models and statuses, as Avro writes them. Bounded."""
 
-    LENGTH_MAX = 4096
-    TEXT_BYTES_MAX = 64
-
     def __missing__(self, text: str) -> bytes:
         encoded = encode_text(text)
-        if len(encoded) <= self.TEXT_BYTES_MAX:
-            if len(self) >= self.LENGTH_MAX:
+        if len(encoded) <= _TEXT_BYTES_MAX:
+            if len(self) >= _TEXTS_KEPT:
                 self.clear()
             self[text] = encoded
         return encoded
