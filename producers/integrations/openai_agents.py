@@ -61,6 +61,7 @@ class _Open:
         self.own_run: Run | None = None  # begun here, and ended with it
         self.call: Call | None = None
         self.was_started = False  # a tool: whether it came to its call
+        self.has_hooks = False  # of a run: whether the hooks hear of its calls
         self.was_stopped = False  # of a run: by a guardrail
         self.admitted: list[ModelCall] = []  # of a run: model calls that may be made and haven't begun
 
@@ -186,7 +187,7 @@ class LedgerTracingProcessor(TracingProcessor):
             call.arguments(content.input)
         if content.output is not None:
             call.result(content.output)
-        elif span.error is None and not opened.was_started:
+        elif span.error is None and not opened.was_started and self.holder(opened).has_hooks:
             call.deny(reason=_WAITS)
             opened.run.escalate(_WAITS)
             self._paused.append((content.name, opened.run))
@@ -241,8 +242,10 @@ class LedgerHooks(RunHooks[Any]):
                 model=str(model or get_default_model()), provider=processor.provider, max_tokens=limit,
                 input=[system_prompt, input_items],
             )  # fmt: skip
+            holder = processor.holder(here)
+            holder.has_hooks = True
             await call.admit_async()
-            processor.holder(here).admitted.append(call)
+            holder.admitted.append(call)
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
         """A tool is about to be called. Raises a refusal."""

@@ -118,6 +118,17 @@ def test_a_trace_is_a_run_with_its_model_and_tool_calls(
     assert SECRET.encode() not in ledger.emitted
 
 
+@pytest.mark.parametrize("with_hooks", [True, False])
+def test_traces_without_content(ledger: RecordingLedger, hooks: LedgerHooks, with_hooks: bool) -> None:
+    model = model_of([("find", {"q": "x"})], "done")
+    config = RunConfig(trace_include_sensitive_data=False)
+    run(Agent("support", model=model, tools=[find]), run_config=config, hooks=hooks if with_hooks else None)
+    tool = ledger.only(ToolCallCompleted)
+    assert (tool.status, tool.result_digest) == ("ok", "")
+    assert [call.input_tokens for call in ledger.every(ModelCallCompleted)] == [350, 350]
+    assert ledger.only(RunFinished).status == "succeeded"
+
+
 def test_an_open_run_and_streams(ledger: RecordingLedger, hooks: LedgerHooks) -> None:
     async def main() -> None:
         async with ledger.run("mine"):
