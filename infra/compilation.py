@@ -110,7 +110,7 @@ def _build(names: list[str]) -> None:
         from setuptools.errors import CompileError  # noqa: PLC0415 - as above
     except ImportError as error:
         raise ConfigurationError(f"mypyc isn't there: {error}", next_step="pip install mypy setuptools") from None
-    extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="3", debug_level="0")
+    extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="2", debug_level="0")
     build = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
     build.build_lib, build.build_temp = ".", "build"
     try:
