@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 # The demo needs little; who develops needs the frameworks of producers/integrations, too, which are large.
 RUNNABLE := $(VENV)/.installed-local
 INSTALLED := $(VENV)/.installed-dev
+CONSTRAINTS := infra/constraints.txt
 
 COMPILED := build/compiled
 # What runs compiled: the fold over runs, and what it reads and writes with.
@@ -16,19 +17,19 @@ FOLD_TESTS := $(addprefix tests/unit/test_,decoding.py packing.py partials.py pr
 	processors_run_state.py rating.py replay.py rules_on_traces.py run_budgets.py run_costs.py run_fold.py run_rules.py \
 	run_time.py sketch.py) tests/contracts/test_price_book.py
 
-.PHONY: help install demo test test-compiled check compile bench events rules-table clean
+.PHONY: help install demo test test-compiled check compile bench events rules-table constraints clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
-	@echo "targets: demo test test-compiled check compile bench events rules-table clean"
+	@echo "targets: demo test test-compiled check compile bench events rules-table constraints clean"
 
 $(RUNNABLE): EXTRAS := local
 $(INSTALLED): EXTRAS := dev,integrations
-$(RUNNABLE) $(INSTALLED): pyproject.toml
+$(RUNNABLE) $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@echo "installing into $(VENV) (the first time takes a minute or two)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "agentledger needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(INSTALLED)
@@ -66,6 +67,14 @@ events: $(INSTALLED)
 
 rules-table: $(INSTALLED)
 	$(BIN)/python -m tests.rules_table --write
+
+# The newest versions that go together, found in an environment of its own; it takes ten minutes.
+constraints:
+	rm -rf build/newest && $(PYTHON) -m venv build/newest
+	build/newest/bin/pip install --quiet --disable-pip-version-check '.[dev,integrations]'
+	sed -n '/^#/p' $(CONSTRAINTS) > build/constraints.txt
+	build/newest/bin/pip freeze --exclude agentledger >> build/constraints.txt
+	mv build/constraints.txt $(CONSTRAINTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build bench.json
