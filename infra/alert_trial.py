@@ -116,18 +116,15 @@ def summary_table(tried: Tried) -> Table:
     return table
 
 
-def firings_table(tried: Tried) -> Table:
-    """The first EXAMPLES_SHOWN alerts of each rule."""
-    table = Table(box=None, header_style="bold")
-    for column in ("raised", "rule", "severity", "which", "what", "over"):
-        table.add_column(column, overflow="fold", no_wrap=column in {"raised", "over"})
+def firing_lines(tried: Tried) -> Iterator[str]:
+    """The first EXAMPLES_SHOWN alerts of each rule, a line for each: names stay whole on any width."""
     for firings in _by_rule(tried).values():
         for firing in firings[:EXAMPLES_SHOWN]:
-            over = "" if firing.resolved_us is None else _time(firing.resolved_us)
+            over = "" if firing.resolved_us is None else f"; over {_time(firing.resolved_us)}"
             times = f" ({firing.count:,} times)" if firing.count > 1 else ""
             which = f"{firing.scope} {firing.scope_value}"
-            table.add_row(_time(firing.raised_us), firing.rule, firing.severity, which, firing.summary + times, over)
-    return table
+            what = f"{firing.summary}{times}{over}"
+            yield f"{_time(firing.raised_us)}  {firing.rule} ({firing.severity})  {which}: {what}"
 
 
 def as_json(tried: Tried) -> dict[str, Any]:

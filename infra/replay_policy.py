@@ -133,7 +133,12 @@ def read_policy(path: Path) -> Policy:
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigurationError(f"the policy is larger than {FILE_BYTES_MAX} bytes", where=str(path))
     try:
-        return Policy.model_validate(yaml.safe_load(raw) or {})
+        said = yaml.safe_load(raw)
+        if not said:
+            raise ConfigurationError(
+                "the policy says nothing", where=str(path), next_step="see infra/docs/REPLAY.md for what it has to say"
+            )
+        return Policy.model_validate(said)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"the policy is no YAML: {' '.join(str(error).split())}", where=str(path)) from None
     except ValidationError as error:
@@ -226,10 +231,8 @@ def print_policy(console: Console, found: PolicyReport) -> None:
     if changed:
         console.print(table)
     for one in found.changed[:LISTED]:
-        _say(
-            console,
-            f"  {one.tenant_id} run {one.run_id}: {one.tool} {one.target}: {one.was} → {one.would_be} ({one.rule})",
-        )
+        call = f"{one.tool} {one.target}".rstrip()
+        _say(console, f"  {one.tenant_id} run {one.run_id}: {call}: {one.was} → {one.would_be} ({one.rule})")
     if changed > LISTED:
         _say(console, f"  … and {changed - LISTED:,} more: see --json")
 

@@ -246,7 +246,7 @@ def choose_two(
     if len(tenants) > 1:
         raise UsageError("several tenants have such runs", next_step=f"name one with --tenant: {', '.join(tenants)}")
     known = {group.value: group for group in groups}
-    listed = ", ".join(repr(value) for value in known) or "none"
+    listed = ", ".join(repr(value) if value else "'' (none)" for value in known) or "none"
     for wanted in (base, other):
         if wanted is not None and wanted not in known:
             raise UsageError(f"no attempt has the {by} {wanted!r}", next_step=f"there are {listed}")

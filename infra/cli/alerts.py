@@ -159,7 +159,8 @@ def try_command(
         console.print(trial.summary_table(tried))
         if tried.firings and not summary:
             console.print()
-            console.print(trial.firings_table(tried))
+            for line in trial.firing_lines(tried):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print(f"\n{tried.fired:,} alerts in {tried.records:,} records", highlight=False)
     return FIRED if tried.fired else 0
 

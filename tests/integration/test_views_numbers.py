@@ -339,7 +339,7 @@ def test_the_lists_of_conclusions_in_the_sql_are_the_catalogues(client: Any) -> 
     ]
     listed = sql.split("event_type NOT IN (")[1].split(")")[0]
     derived = {name for name in EVENT_TYPES if topic_of(name).in_ledger and topic_of(name) is not EVENTS}
-    derived |= {"ConflictDetected", "RunBudgetDeclared"}  # on the events topic: of the writer, and of the program scopes
+    derived |= {"ConflictDetected", "RunBudgetDeclared"}  # on the events topic
     assert {name.strip(" '") for name in listed.split(",")} == derived
 
 

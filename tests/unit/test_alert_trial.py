@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from agentledger.infra.alert_trial import Tried, as_json, firings_table, summary_table, try_rules
+from agentledger.infra.alert_trial import Tried, as_json, firing_lines, summary_table, try_rules
 from agentledger.processors.rules.models import RuleSet
 from agentledger.schemas.events import Event, Ticked
 from agentledger.schemas.topics import EVENTS, HOLDS
@@ -53,8 +53,7 @@ def tried(ledger: MemoryLedger, *rules: dict[str, Any], **options: Any) -> Tried
 def printed(found: Tried) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(summary_table(found))
-    console.print(firings_table(found))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join([console.file.getvalue(), *firing_lines(found)])  # type: ignore[attr-defined]
 
 
 def test_it_says_which_rules_would_have_fired_when_and_for_what() -> None:
@@ -69,7 +68,7 @@ def test_it_says_which_rules_would_have_fired_when_and_for_what() -> None:
     text = printed(found)
     assert "never" in text
     assert "1 run " in text
-    assert "tool get_order called 10 times with the same arguments (10 times)" in text
+    assert "loop (warning)  run run-1: tool get_order called 10 times with the same arguments (10 times); over" in text
 
 
 def test_rules_over_all_runs_are_tried_too_whatever_partition_the_runs_are_in() -> None:

@@ -127,5 +127,7 @@ def test_the_two_that_began_last_are_compared() -> None:
         choose_two(groups, "policy_version", "v9")
     with pytest.raises(UsageError, match="not two values of model"):
         choose_two(groups[:1], "model")
+    with pytest.raises(UsageError, match=r"there are '' \(none\)"):
+        choose_two([group("")], "prompt_version")
     with pytest.raises(UsageError, match="several tenants"):
         choose_two([*groups, group("v1", "zeta")], "model")

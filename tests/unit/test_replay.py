@@ -20,7 +20,7 @@ from agentledger.infra.replay_unmatched import Unmatched
 from agentledger.infra.replay_verdict import conclude
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.partial_records import encode_watermark
-from agentledger.schemas.errors import ConfigurationError, LedgerConflictError
+from agentledger.schemas.errors import ConfigurationError, LedgerConflictError, UsageError
 from agentledger.schemas.events import (
     BudgetDeclared,
     CostRated,
@@ -221,6 +221,14 @@ def test_one_run_and_one_tenant_can_be_looked_at(seed: int) -> None:
     wanted = sum(one.tenant_id == "globex" and one.producer_id.startswith("holds:") for one in decided)
     assert of_tenant.is_equal
     assert of_tenant.equal.total() == wanted
+
+
+def test_all_of_nothing_is_not_called_equal() -> None:
+    ledger = a_ledger()
+    with pytest.raises(UsageError, match=r"no record of run 'run-x' of tenant 'globex' is in the ledger"):
+        looked_at(ledger, Wanted(run_id="run-x", tenant_id="globex"))
+    with pytest.raises(UsageError, match="no record of tenant 'globax'"):
+        looked_at(ledger, Wanted(tenant_id="globax"))
 
 
 def test_hold_decisions_are_replayed() -> None:

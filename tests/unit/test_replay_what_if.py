@@ -218,6 +218,7 @@ def test_a_policy_says_which_recorded_calls_it_would_have_denied(tmp_path: Path)
     ]
     shown = printed(print_policy, report)
     assert "tool calls 5, of them 3" in shown
+    assert "run-1: delete_user: allow → deny (no-deletes)" in shown
     assert report.as_json()["policy_version"] == "2"
 
 
@@ -227,6 +228,7 @@ def test_a_policy_says_which_recorded_calls_it_would_have_denied(tmp_path: Path)
         ("rules: [{name: a, verdict: maybe}]", "rules.0.verdict"),
         ("rules: [{name: a, verdict: deny, tol: x}]", "rules.0.tol"),
         ("rules: [", "no YAML"),
+        ("# nothing yet", "says nothing"),
         ("[1]", "policy"),
     ],
 )
