@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from agentledger.processors.budgets import amount_text
+from agentledger.processors.budgets import RUNBOOK_URL, amount_text
 from agentledger.processors.hold_state import Account, Budget, Context, Head, Hold, context_of, cut
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.events import (
@@ -46,6 +46,12 @@ EXCEEDED_RULE = "budget_exceeded"
 EXCESS_RULE = "budget_overshoot_bound"
 LIMIT_RULE = "budget_limit_reached"
 UNKNOWN_RULE = "hold_report_unknown"
+RUNBOOK_URLS = {
+    EXCEEDED_RULE: RUNBOOK_URL,
+    LIMIT_RULE: RUNBOOK_URL,
+    EXCESS_RULE: "infra/docs/BUDGETS.md#the-bound-on-overshoot",
+    UNKNOWN_RULE: "infra/docs/BUDGETS.md#what-a-hold-does",
+}
 
 
 class Line(NamedTuple):
@@ -232,7 +238,9 @@ class HoldEvents:
         if count > 1:
             yield AlertUpdated(**common)
         else:
-            yield AlertRaised(**common, scope="tenant", scope_value=self._tenant_id)
+            yield AlertRaised(
+                **common, scope="tenant", scope_value=self._tenant_id, runbook_url=RUNBOOK_URLS[UNKNOWN_RULE]
+            )
 
     def _raised(self, line: Line, rule: str, summary: str, observed: int, expected: int) -> AlertRaised:
         account = line.account
@@ -242,6 +250,7 @@ class HoldEvents:
             rule=rule,
             severity="critical",
             summary=summary,
+            runbook_url=RUNBOOK_URLS[rule],
             scope=account.scope,
             scope_value=account.scope_value,
             trigger_event_ids=[line.cause_id] if line.cause_id else [],

@@ -144,7 +144,7 @@ def test_a_second_up_finds_the_first(stack: tuple[Path, StackState]) -> None:
 
 def test_everything_listens_on_the_loopback_address_only(stack: tuple[Path, StackState]) -> None:
     _, state = stack
-    assert set(state.ports) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native"}
+    assert set(state.ports) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native", "gateway"}
     table = Path("/proc/net/tcp")
     if not table.exists():
         pytest.skip("no /proc/net/tcp")

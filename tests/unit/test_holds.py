@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentledger.processors.hold_events import RUNBOOK_URLS
 from agentledger.processors.hold_rules import DUE_PER_RECORD_MAX, LATE_US, REMEMBERED_US, RENEWED_US_MAX
 from agentledger.processors.hold_state import RUN_KEPT_US
 from agentledger.processors.holds import HoldFold
@@ -33,6 +35,7 @@ from agentledger.schemas.topics import BUDGETS
 from tests.hold_logs import CODEC, PARTITIONS, SECOND_US, T0_US, HoldLog, of, one
 
 DAY_US = 86_400 * SECOND_US
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def verdict(events: list[Event]) -> tuple[str, str]:
@@ -183,6 +186,7 @@ def test_lines_are_said_once_and_the_scope_is_halted_when_it_is_over() -> None:
     exceeded, alert, halt = one(BudgetExceeded, derived), one(AlertRaised, derived), one(ControlIssued, derived)
     assert (exceeded.used_amount, exceeded.on_exceeded) == (101, "escalate")
     assert (alert.rule, alert.observed, alert.expected) == ("budget_exceeded", 101.0, 100.0)
+    assert alert.runbook_url == RUNBOOK_URLS[alert.rule]
     assert (halt.command, halt.scope, halt.scope_value) == ("halt", "agent", "a")
     assert halt.expires_at == exceeded.window_end
     assert verdict(log.request("h3", 1, agent_id="a")) == ("refused", "limit")
@@ -509,6 +513,7 @@ def test_reports_of_unknown_holds_count_nothing_and_are_said() -> None:
     log.declare(limit_amount=100)
     raised = one(AlertRaised, log.settle("nobody", 5))
     assert raised.rule == "hold_report_unknown"
+    assert raised.runbook_url == RUNBOOK_URLS[raised.rule]
     derived = [event for number in range(9) for event in log.settle(f"nobody-{number}", 5)]
     assert one(AlertUpdated, derived).count == 10
     assert one(AlertUpdated, derived).alert_id == raised.alert_id
@@ -632,3 +637,10 @@ def test_no_order_across_partitions_changes_what_is_concluded(data: st.DataObjec
             if number % 2:
                 fold.forget()
     assert derived == expected
+
+
+def test_every_alert_of_the_holds_says_where_to_read_what_to_do() -> None:
+    for url in RUNBOOK_URLS.values():
+        file, _, anchor = url.partition("#")
+        headings = (ROOT / file).read_text("utf-8").lower().replace(" ", "-")
+        assert f"#-{anchor}\n" in headings, url
