@@ -17,11 +17,11 @@ FOLD_TESTS := $(addprefix tests/unit/test_,decoding.py packing.py partials.py pr
 	processors_run_state.py rating.py replay.py rules_on_traces.py run_budgets.py run_costs.py run_fold.py run_rules.py \
 	run_time.py sketch.py) tests/contracts/test_price_book.py
 
-.PHONY: help install demo test test-compiled check compile bench events rules-table constraints clean
+.PHONY: help install demo test test-compiled check compile bench events rules-table constraints console-assets clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
-	@echo "targets: demo test test-compiled check compile bench events rules-table constraints clean"
+	@echo "targets: demo test test-compiled check compile bench events rules-table constraints console-assets clean"
 
 $(RUNNABLE): EXTRAS := local
 $(INSTALLED): EXTRAS := dev,integrations
@@ -75,6 +75,10 @@ constraints:
 	sed -n '/^#/p' $(CONSTRAINTS) > build/constraints.txt
 	build/newest/bin/pip freeze --exclude agentledger >> build/constraints.txt
 	mv build/constraints.txt $(CONSTRAINTS)
+
+# The console's scripts of others, as npm has them: kept in the repository, so that users need neither npm nor a build.
+console-assets:
+	.ci/console-assets sinks/console/static
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build bench.json

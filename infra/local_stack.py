@@ -11,7 +11,7 @@ from agentledger.infra.ledger_setup import prepare_clickhouse, prepare_kafka
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, Program, Stack, StackConfig
 from agentledger.infra.stack.access import ADMIN, make_passwords
-from agentledger.infra.stack.config import GATEWAY_URL
+from agentledger.infra.stack.config import CONSOLE_URL, GATEWAY_URL
 from agentledger.infra.stack.files import make_data_dir
 from agentledger.infra.stack.ports import HOST
 from agentledger.sinks.access import User, password_sha256, users_xml
@@ -29,6 +29,7 @@ PROGRAMS = (
     Program("ticker", ["ticker"]),
     Program("payloads", ["payload-writer"]),
     Program("gateway", ["gateway"], endpoint_variable=GATEWAY_URL),
+    Program("console", ["console"], endpoint_variable=CONSOLE_URL),
 )
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
@@ -58,6 +59,9 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             "AGENTLEDGER_GATEWAY_HOST": HOST,
             "AGENTLEDGER_GATEWAY_PORT": endpoints.gateway_url.rpartition(":")[2],
             "AGENTLEDGER_GATEWAY_KEYS": "not_on_loopback",
+            "AGENTLEDGER_CONSOLE_HOST": HOST,
+            "AGENTLEDGER_CONSOLE_PORT": endpoints.console_url.rpartition(":")[2],
+            "AGENTLEDGER_CONSOLE_KEYS": "not_on_loopback",
         }
 
     def prepare(endpoints: Endpoints) -> None:

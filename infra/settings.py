@@ -132,6 +132,20 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Events a second of one API key, where it has no bound of its own.",
     )
+    console_host: str = Field("127.0.0.1", min_length=1, description="Where the console listens.")
+    console_port: int = Field(8391, ge=1, le=65535, description="The console's port.")
+    console_keys: str = Field(
+        "required",
+        pattern="^(required|not_on_loopback)$",
+        description="Whether the console asks for API keys; not_on_loopback: who has none sees this tenant's ledger.",
+    )
+    console_public_url: str = Field(
+        "",
+        description="https:// address under which others reach the console, and no other; empty: its own.",
+    )
+    console_session_secret: SecretStr = Field(
+        SecretStr(""), description="Signs sessions, 32 characters or more; empty: a new one at each start ends them."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
     @field_validator(
@@ -152,7 +166,7 @@ class Settings(BaseSettings):
     def _is_a_path_or_none(cls, path: object) -> object:
         return path or None
 
-    @field_validator("clickhouse_url", "schema_registry_url")
+    @field_validator("clickhouse_url", "schema_registry_url", "console_public_url")
     @classmethod
     def _is_http(cls, url: str) -> str:
         if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):

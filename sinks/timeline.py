@@ -41,7 +41,7 @@ def timeline(trail: Trail) -> RenderableType:
     charges = {
         str(row["rated_event_id"]): row["cost_nanousd"] for row in trail.events if row["event_type"] == "CostRated"
     }
-    placed = [(row, depth) for row, depth in in_order(trail.events) if not _is_hidden(row)]
+    placed = [(row, depth) for row, depth in in_order(trail.events) if not is_hidden(row)]
     started = trail.run["started_at"]
     repeated = repeated_ids(row for row, _ in placed)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
@@ -61,7 +61,8 @@ def timeline(trail: Trail) -> RenderableType:
     return Group(*parts)
 
 
-def _is_hidden(row: Row) -> bool:
+def is_hidden(row: Row) -> bool:
+    """True for what a reader of a run needs no line of."""
     return row["event_type"] in HIDDEN or (row["event_type"] == "HoldDecided" and row["verdict"] == "granted")
 
 

@@ -58,6 +58,7 @@ _MODULES = {
     "signer": "evidence",
     "payload-writer": "payloads",
     "gateway": "gateway",
+    "console": "console",
 }
 
 

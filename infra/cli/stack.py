@@ -34,8 +34,9 @@ def settings_for(data_dir: Path | None) -> Settings:
 @click.option("--clickhouse-http-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 @click.option("--clickhouse-native-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 @click.option("--gateway-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
+@click.option("--console-port", type=click.IntRange(1, 65535), help="Default: the last one, or a free one.")
 def up(data_dir: Path | None, detach: bool, **options: Any) -> None:
-    """Start Kafka, ClickHouse, the processors, the writer and the gateway on this machine."""
+    """Start Kafka, ClickHouse, the processors, the writer, the gateway and the console on this machine."""
     settings = settings_for(data_dir)
     folder = settings.data_dir.expanduser().resolve()
     running = find_running(folder, click.echo)
@@ -46,6 +47,9 @@ def up(data_dir: Path | None, detach: bool, **options: Any) -> None:
         spawn_detached(
             [sys.executable, "-m", "agentledger.infra.cli", *_up_arguments(folder, options)], folder, click.echo
         )
+        started = find_running(folder, click.echo)
+        if started is not None and started.endpoints is not None and started.endpoints.console_url:
+            click.echo(f"the console is at {started.endpoints.console_url}")
         click.echo("ready: agentledger status shows it, agentledger down stops it")
         return
     config = StackConfig(data_dir=folder, cache_dir=settings.cache_dir.expanduser(), **options)

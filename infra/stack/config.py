@@ -17,8 +17,10 @@ OPTIONS = {
     "clickhouse_http": "--clickhouse-http-port",
     "clickhouse_native": "--clickhouse-native-port",
     "gateway": "--gateway-port",
+    "console": "--console-port",
 }
 GATEWAY_URL = "AGENTLEDGER_GATEWAY_URL"
+CONSOLE_URL = "AGENTLEDGER_CONSOLE_URL"
 PORTS_FILE = "ports.json"
 
 
@@ -32,6 +34,7 @@ class StackConfig:
     clickhouse_http_port: int | None = None
     clickhouse_native_port: int | None = None
     gateway_port: int | None = None
+    console_port: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
     users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
     clickhouse_login: tuple[str, str] = field(default=("default", ""), repr=False)  # may stop its queries
@@ -39,11 +42,12 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the stack's broker, its ClickHouse and its gateway (empty: it has none) are reached."""
+    """Where the stack's broker, its ClickHouse, its gateway and its console (empty: it has none) are reached."""
 
     kafka_bootstrap_servers: str
     clickhouse_url: str
     gateway_url: str = ""
+    console_url: str = ""
 
     def env(self) -> dict[str, str]:
         """The same as environment variables for our own programs."""
@@ -51,6 +55,7 @@ class Endpoints:
             "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
             "AGENTLEDGER_CLICKHOUSE_URL": self.clickhouse_url,
             GATEWAY_URL: self.gateway_url,
+            CONSOLE_URL: self.console_url,
         }
         return {name: value for name, value in named.items() if value}
 
@@ -61,6 +66,7 @@ def choose_ports(config: StackConfig) -> dict[str, int]:
         "clickhouse_http": config.clickhouse_http_port,
         "clickhouse_native": config.clickhouse_native_port,
         "gateway": config.gateway_port,
+        "console": config.console_port,
     }
     if config.broker == "kafka":
         given |= {"kafka": config.kafka_port, "kafka_controller": None}

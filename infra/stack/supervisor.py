@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from agentledger.infra.stack.clickhouse import ClickHouseService
-from agentledger.infra.stack.config import GATEWAY_URL, Endpoints, StackConfig, choose_ports, remember_ports
+from agentledger.infra.stack.config import (
+    CONSOLE_URL,
+    GATEWAY_URL,
+    Endpoints,
+    StackConfig,
+    choose_ports,
+    remember_ports,
+)
 from agentledger.infra.stack.control import OnEvent, clear_stale, ignore
 from agentledger.infra.stack.files import check_free_space, file_lock, make_data_dir
 from agentledger.infra.stack.jars import kafka_classpath
@@ -108,7 +115,10 @@ class Stack:
         self._save()
         infrastructure = self._infrastructure(on_event)
         self._start(infrastructure, on_event)
-        self.endpoints = Endpoints(infrastructure[0].endpoint, infrastructure[1].endpoint, self._gateway_url())
+        self.endpoints = Endpoints(
+            infrastructure[0].endpoint, infrastructure[1].endpoint,
+            self._program_url(GATEWAY_URL, "gateway"), self._program_url(CONSOLE_URL, "console"),
+        )  # fmt: skip
         self._save()
         if self._prepare is not None:
             self._prepare(self.endpoints)
@@ -146,9 +156,10 @@ class Stack:
         remember_ports(self.data_dir, ports)
         return [broker, clickhouse]
 
-    def _gateway_url(self) -> str:
-        has_gateway = any(program.endpoint_variable == GATEWAY_URL for program in self.programs)
-        return f"http://{HOST}:{self.ports['gateway']}" if has_gateway else ""
+    def _program_url(self, variable: str, port_name: str) -> str:
+        """Where a program of ours listens; empty where the stack hasn't one."""
+        is_there = any(program.endpoint_variable == variable for program in self.programs)
+        return f"http://{HOST}:{self.ports[port_name]}" if is_there else ""
 
     def _start(self, services: Sequence[Service], on_event: OnEvent) -> None:
         """Start these side by side, then wait for each in turn."""

@@ -52,8 +52,8 @@ def test_what_is_no_port_is_refused(port: int) -> None:
 def test_the_ports_of_last_time_are_taken_again(tmp_path: Path) -> None:
     config = StackConfig(tmp_path)
     first = choose_ports(config)
-    assert set(first) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native", "gateway"}
-    assert len(set(first.values())) == 5
+    assert set(first) == {"kafka", "kafka_controller", "clickhouse_http", "clickhouse_native", "gateway", "console"}
+    assert len(set(first.values())) == 6
     remember_ports(tmp_path, first)
     assert choose_ports(config) == first
 
@@ -87,6 +87,7 @@ def test_the_memory_broker_takes_no_port(tmp_path: Path) -> None:
         "clickhouse_http",
         "clickhouse_native",
         "gateway",
+        "console",
     }
     with pytest.raises(StackError, match="picks its own port"):
         choose_ports(StackConfig(tmp_path, broker="memory", kafka_port=free_port()))
@@ -94,4 +95,4 @@ def test_the_memory_broker_takes_no_port(tmp_path: Path) -> None:
 
 def test_a_broken_ports_file_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text('{"kafka": "x", "clickhouse_http": 99999999')
-    assert len(choose_ports(StackConfig(tmp_path))) == 5
+    assert len(choose_ports(StackConfig(tmp_path))) == 6

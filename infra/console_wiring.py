@@ -1,0 +1,95 @@
+"""What the console needs of the rest: the ledger as reader and as analyst, the control topic, the record of looks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from agentledger.infra.control_commands import lapsing, publish_command
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
+from agentledger.infra.ledger_setup import open_clickhouse
+from agentledger.infra.recorded_reads import BEST_EFFORT_S_MAX, REQUIRED_S_MAX
+from agentledger.infra.settings import Settings
+from agentledger.processors.budget_windows import window_of
+from agentledger.producers.halts import Command as ControlCommand
+from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas.api_key_file import FileApiKeys
+from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.subject_keys import FileSubjectKeys
+from agentledger.schemas.topics import INTEGRITY
+from agentledger.sinks.announcing import Announcer
+from agentledger.sinks.console.ports import Command, ConsolePorts, Look
+from agentledger.sinks.queries import Client
+from agentledger.sinks.read_event import ReadFacts, read_event
+
+log = logging.getLogger("agentledger.infra.console")
+
+
+def console_ports(settings: Settings) -> ConsolePorts:
+    """The console's outside. Raises ConfigurationError, StoreError where the ledger isn't there."""
+    url, reader = clickhouse_url(settings), reader_login(settings)
+    analyst = login_as(settings, "analyst")
+    folder = settings.subject_keys_folder()
+
+    def client_of_analyst(tenant_id: str) -> Client | None:
+        # A user of the server whose row policy lets this tenant's rows through; of other tenants there is none here.
+        if tenant_id != settings.tenant_id or analyst[0] != "analyst":
+            return None
+        client: Client = open_clickhouse(url, settings, database="agentledger", login=analyst)
+        return client
+
+    return ConsolePorts(
+        client=open_clickhouse(url, settings, database="agentledger", login=reader),
+        keys=FileApiKeys(settings.api_keys_path()),
+        issue=lambda command: issue(settings, command),
+        record=LookRecorder(settings, reader[0]).record,
+        window_of=window_of,
+        analyst=client_of_analyst,
+        subject_keys=FileSubjectKeys(folder) if folder.is_dir() else None,
+    )
+
+
+def issue(settings: Settings, command: Command) -> None:
+    """Send a halt or a resume, and wait until the broker has it. Raises BrokerError."""
+    told = ControlCommand(
+        command.command, command.tenant_id, command.scope, command.scope_value, command.reason, command.issued_by
+    )
+    told = lapsing(told, time.time_ns() // 1000, command.expires_us)
+    publish_command(kafka_config(settings), told, settings.schema_registry_url)
+
+
+class LookRecorder:
+    """Puts each look into the ledger. Where Kafka is away, a setting decides: nothing is shown, or a line is logged."""
+
+    def __init__(self, settings: Settings, clickhouse_user: str) -> None:
+        self._settings = settings
+        self._clickhouse_user = clickhouse_user
+        self._lock = threading.Lock()
+        self._announcer: Announcer | None = None
+
+    def record(self, look: Look) -> None:
+        """Tell the ledger. Raises BrokerError where it must be told and can't be."""
+        facts = ReadFacts(
+            look.asked, look.tenant_id, look.who, self._clickhouse_user, look.began_us, look.duration_ms, look.reads,
+            look.error,
+        )  # fmt: skip
+        event = read_event(facts, str(uuid7(look.began_us)), with_text=self._settings.read_events_with_text)
+        try:
+            with self._lock:
+                self._announcer = self._announcer or self._connect()
+                try:
+                    self._announcer.announce(event, INTEGRITY.name)
+                except BrokerError:
+                    self._announcer = None  # one that met an outage stays with it: the next look connects anew
+                    raise
+        except BrokerError as error:
+            if self._settings.reads_must_be_recorded:
+                raise
+            log.warning("a look at the ledger is not recorded: %s", error.what)
+
+    def _connect(self) -> Announcer:
+        auth = self._settings.schema_registry_basic_auth.get_secret_value()
+        codec = Codec(open_registry(self._settings.schema_registry_url, basic_auth=auth))
+        wait_s_max = REQUIRED_S_MAX if self._settings.reads_must_be_recorded else BEST_EFFORT_S_MAX
+        return Announcer(kafka_config(self._settings), codec, wait_s_max)

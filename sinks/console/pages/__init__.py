@@ -1,0 +1,35 @@
+"""Every page of the console: its path, and the right that it takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agentledger.sinks.console.pages.alerts import show_alerts
+from agentledger.sinks.console.pages.budgets import show_budgets
+from agentledger.sinks.console.pages.commands import give_command
+from agentledger.sinks.console.pages.now import show_now
+from agentledger.sinks.console.pages.one_run import show_event, show_run, show_run_json
+from agentledger.sinks.console.pages.runs import show_runs
+from agentledger.sinks.console.visits import Handler
+
+
+class Page(NamedTuple):
+    """One path of the console. `scope` is the right of the key that opens it."""
+
+    name: str
+    path: str
+    handler: Handler
+    scope: str = "read"
+    method: str = "GET"
+
+
+PAGES = (
+    Page("now", "/", show_now),
+    Page("runs", "/runs", show_runs),
+    Page("run", "/run", show_run),
+    Page("event", "/run/event", show_event),
+    Page("run_json", "/run.json", show_run_json, scope="export"),
+    Page("budgets", "/budgets", show_budgets),
+    Page("commands", "/commands", give_command, scope="admin", method="POST"),
+    Page("alerts", "/alerts", show_alerts),
+)

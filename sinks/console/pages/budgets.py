@@ -1,0 +1,140 @@
+"""Budgets: each with what is used of it in its window and where it ends at the last hour's pace; and what is halted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from starlette.responses import Response
+
+from agentledger.schemas.scopes import LABEL_SCOPE, TEAM_LABEL
+from agentledger.sinks.console.visits import Visit
+
+BUDGETS_MAX = 100
+ACCOUNTS_MAX = 5  # of a budget that each agent, user … has for itself: those that used most
+HOLDS_MAX = 50
+COMMANDS_MAX = 100
+HOUR_US = 3_600_000_000
+SCOPES = ("run", "agent", "workflow", "team", "user", "tenant")
+
+_BUDGETS = f"""
+SELECT budget_id, metric, limit_amount, scope, scope_value, window, window_ms, time_zone, on_exceeded, enforcement,
+    declared_by, ledger_time
+FROM agentledger.budgets WHERE tenant_id = {{tenant_id:String}} AND is_current AND NOT retired
+ORDER BY scope != 'tenant', scope, scope_value, budget_id, metric LIMIT {BUDGETS_MAX}"""
+_USED = """
+SELECT {account} AS account, sum({amount}) AS used, sumIf({amount}, ledger_time >= fromUnixTimestamp64Micro(
+    {{hour_ago_us:Int64}}, 'UTC')) AS last_hour
+FROM agentledger.ledger
+WHERE tenant_id = {{tenant_id:String}} AND occurrence = 'first' AND event_type IN {{event_types:Array(String)}}
+    AND ledger_time >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
+    AND ({{scope_value:String}} = '' OR {account} = {{scope_value:String}}) AND account != ''
+GROUP BY account ORDER BY used DESC LIMIT {accounts_max}"""
+_HOLDS = f"""
+SELECT hold_id, run_id, agent_id, workflow, ask_cost_nanousd, ask_tokens, requested_at, status FROM agentledger.holds
+WHERE tenant_id = {{tenant_id:String}} AND status = 'held' ORDER BY requested_at DESC LIMIT {HOLDS_MAX}"""
+_HALTS = f"""
+SELECT scope, scope_value,
+    argMax((command, reason, issued_by, expires_at, ledger_time), (ledger_time, log_index)) AS last
+FROM agentledger.controls WHERE tenant_id = {{tenant_id:String}} AND command IN ('halt', 'resume')
+GROUP BY scope, scope_value
+HAVING last.1 = 'halt' AND (last.4 IS NULL OR last.4 > fromUnixTimestamp64Micro({{now_us:Int64}}, 'UTC'))
+ORDER BY last.5 DESC LIMIT {COMMANDS_MAX}"""
+_COMMANDS = f"""
+SELECT ledger_time, command, scope, scope_value, reason, issued_by, expires_at FROM agentledger.controls
+WHERE tenant_id = {{tenant_id:String}} ORDER BY ledger_time DESC LIMIT {COMMANDS_MAX}"""
+
+# What counts for a metric: the record that says it, and how much of it.
+_CALLS = ["ModelCallCompleted"]
+_AMOUNTS = {
+    "cost_nanousd": (["CostRated"], "ifNull(cost_nanousd, 0)"),
+    "tokens": (
+        _CALLS,
+        "ifNull(input_tokens, 0) + ifNull(cache_read_tokens, 0) + ifNull(cache_write_tokens, 0)"
+        " + ifNull(output_tokens, 0) + ifNull(reasoning_tokens, 0)",
+    ),
+    "model_calls": (_CALLS, "1"),
+    "tool_calls": (["ToolCallCompleted"], "1"),
+}
+_ACCOUNTS = {
+    "tenant": "toString(tenant_id)", "agent": "toString(agent_id)", "workflow": "toString(workflow)", "user": "actor",
+    "team": f"labels['{TEAM_LABEL}']",
+}  # fmt: skip
+
+
+class Account(NamedTuple):
+    """What is used of a budget by one agent, user … `forecast`: at the window's end, at the last hour's pace."""
+
+    name: str
+    used: int
+    forecast: float | None
+
+
+class BudgetRow(NamedTuple):
+    """A declared budget and its accounts, the one that used most first."""
+
+    declared: Mapping[str, Any]
+    start_us: int | None
+    end_us: int | None
+    accounts: list[Account]
+
+
+def show_budgets(visit: Visit) -> Response:
+    """The page /budgets."""
+    return visit.page(
+        "budgets.html", budgets=budget_rows(visit), halts=halts(visit), commands=visit.rows(_COMMANDS),
+        holds=visit.rows(_HOLDS), scopes=SCOPES, sent=visit.text("sent"), scope=visit.text("scope") or "run",
+        scope_value=visit.text("value"),
+    )  # fmt: skip
+
+
+def halts(visit: Visit) -> list[dict[str, Any]]:
+    """The halts in force, as far as the ledger knows, the latest first."""
+    names = ("command", "reason", "issued_by", "expires_at", "ledger_time")
+    found = visit.rows(_HALTS)
+    return [{"scope": row["scope"], "scope_value": row["scope_value"], **dict(zip(names, row["last"], strict=True))}
+            for row in found]  # fmt: skip
+
+
+def budget_rows(visit: Visit) -> list[BudgetRow]:
+    """The budgets in force with what is used of each, those nearest to their limit first."""
+    rows = [_row(visit, declared) for declared in visit.rows(_BUDGETS)]
+    return sorted(rows, key=lambda row: -_share(row))
+
+
+def _share(row: BudgetRow) -> float:
+    return row.accounts[0].used / max(row.declared["limit_amount"], 1) if row.accounts else -1.0
+
+
+def _row(visit: Visit, declared: Mapping[str, Any]) -> BudgetRow:
+    window = visit.ports.window_of(
+        declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
+    )
+    account = _account(declared["scope"])
+    if declared["window"] == "run" or declared["metric"] not in _AMOUNTS or not account:
+        return BudgetRow(declared, window.start_us, window.end_us, [])  # each run's own: the run's page shows it
+    event_types, amount = _AMOUNTS[declared["metric"]]
+    # A label's name is the tenant's own text: it travels as a parameter, like all that others wrote.
+    sql = _USED.format(account=account, amount=amount, accounts_max=ACCOUNTS_MAX)
+    found = visit.rows(
+        sql, event_types=event_types, since_us=window.start_us or 0, hour_ago_us=visit.now_us - HOUR_US,
+        scope_value=declared["scope_value"], label=declared["scope"].removeprefix(LABEL_SCOPE),
+    )  # fmt: skip
+    accounts = [
+        Account(row["account"], row["used"], forecast(row["used"], row["last_hour"], visit.now_us, window.end_us))
+        for row in found
+        if declared["window"] != "sliding" or row["used"]
+    ]
+    if declared["window"] == "sliding":
+        accounts = [account._replace(forecast=None) for account in accounts]  # it has no end to come to
+    return BudgetRow(declared, window.start_us, window.end_us, accounts)
+
+
+def _account(scope: str) -> str:
+    """The SQL of whose account a record counts for; empty for a scope without one."""
+    return "labels[{label:String}]" if scope.startswith(LABEL_SCOPE) else _ACCOUNTS.get(scope, "")
+
+
+def forecast(used: int, last_hour: int, now_us: int, end_us: int | None) -> float | None:
+    """What will be used at the end of the window if the last hour's pace holds; None without an end."""
+    return None if end_us is None else used + last_hour * max(0, end_us - now_us) / HOUR_US

@@ -1,0 +1,80 @@
+"""Now: what is spent, what runs, what is wrong, how late the stages are, and when the trail was last signed."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from agentledger.sinks.console.charts import Chart, Line
+from agentledger.sinks.console.pages.budgets import budget_rows
+from agentledger.sinks.console.visits import Visit
+
+HOUR_US, DAY_US, MONTH_US = 3_600_000_000, 86_400_000_000, 30 * 86_400_000_000
+FLIGHT_ROWS_MAX = 10
+ALERT_ROWS_MAX = 10
+
+_SINCE = "ledger_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')"
+_MINE = "tenant_id = {tenant_id:String} AND occurrence = 'first'"
+_SPENT = f"""
+SELECT toUnixTimestamp(toStartOfInterval(ledger_time, INTERVAL 15 MINUTE)) AS at_s,
+    sum(cost_nanousd) AS cost, countIf(cost_nanousd IS NULL) AS unpriced
+FROM agentledger.ledger WHERE {_MINE} AND {_SINCE} AND event_type = 'CostRated' GROUP BY at_s ORDER BY at_s"""
+_FLIGHT = f"""
+SELECT run_id, any(agent_id) AS agent_id, any(workflow) AS workflow, min(ledger_time) AS started_at,
+    count() OVER () AS in_flight
+FROM agentledger.ledger
+WHERE {_MINE} AND {_SINCE} AND event_type IN ('RunStarted', 'RunFinished') AND run_id != ''
+GROUP BY run_id HAVING countIf(event_type = 'RunFinished') = 0
+ORDER BY started_at DESC LIMIT {FLIGHT_ROWS_MAX}"""
+_PACE = f"""
+SELECT count() AS events, uniqExact(run_id) AS runs,
+    countIf(event_type = 'PolicyDecided' AND verdict = 'deny') AS denials
+FROM agentledger.ledger
+WHERE {_MINE} AND {_SINCE} AND event_type NOT IN ('', 'Ticked') AND topic = 'agentledger.events.v1'"""
+ALERTS = """
+SELECT alert_id, status, severity, rule, summary, scope, scope_value, run_id, raised_at, last_raised_at, resolved_at,
+    resolve_reason, resolved_by, seen, runbook_url
+FROM agentledger.alerts WHERE tenant_id = {tenant_id:String} AND status = 'open'
+ORDER BY indexOf(['info', 'warning', 'critical'], severity) DESC, raised_at DESC LIMIT {rows_max:UInt32}"""
+# Of all tenants: how late a program is says nothing of anybody's runs.
+_STAGES = """
+SELECT topic, max(last_ledger_time) AS newest,
+    dateDiff('millisecond', argMax(last_ledger_time, written_at), max(written_at)) AS lag_ms
+FROM agentledger.ledger_batches WHERE written_at >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
+GROUP BY topic ORDER BY topic"""
+_CHECKPOINT = f"""
+SELECT max(ledger_time) AS signed_at, count() AS signed FROM agentledger.ledger
+WHERE event_type = 'CheckpointSigned' AND occurrence = 'first' AND {_SINCE}"""
+
+
+def show_now(visit: Visit) -> Response:
+    """The page /."""
+    now_us = visit.now_us
+    spent = visit.rows(_SPENT, since_us=now_us - DAY_US)
+    flight = visit.rows(_FLIGHT, since_us=now_us - DAY_US)
+    [minute] = visit.rows(_PACE, since_us=now_us - 60_000_000)
+    [hour] = visit.rows(_PACE, since_us=now_us - HOUR_US)
+    [signed] = visit.rows(_CHECKPOINT, since_us=now_us - MONTH_US)
+    costs = [row["cost"] for row in spent if row["cost"] is not None]
+    cost_of_hour = sum(
+        row["cost"] or 0 for row in spent if row["at_s"] * 1_000_000 > now_us - HOUR_US - 900_000_000
+    )  # fmt: skip
+    chart = Chart(
+        "spend per quarter of an hour, last 24 hours, dollars",
+        [row["at_s"] for row in spent],
+        [Line("dollars", [(row["cost"] or 0) / 1e9 for row in spent])],
+    )
+    return visit.page(
+        "now.html",
+        chart=chart,
+        cost_of_day=sum(costs) if costs else None,
+        cost_of_hour=cost_of_hour,
+        unpriced=sum(row["unpriced"] for row in spent),
+        flight=flight,
+        in_flight=flight[0]["in_flight"] if flight else 0,
+        minute=minute,
+        hour=hour,
+        alerts=visit.rows(ALERTS, rows_max=ALERT_ROWS_MAX),
+        stages=visit.rows(_STAGES, since_us=now_us - DAY_US),
+        signed=signed,
+        budgets=budget_rows(visit)[:5],
+    )

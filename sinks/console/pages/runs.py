@@ -1,0 +1,83 @@
+"""Runs: the latest of a time range, searched and filtered, a page at a time.
+
+Which runs they are is asked of the ledger by time, agent and workflow; only these are then summed up by the view.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from agentledger.sinks.console.visits import Visit
+
+ROWS_MAX = 50
+CANDIDATES_MAX = 1000  # of which those with a status or a problem are picked: a bound for what the view sums up
+PAGES_MAX = 100
+RANGES = {"day": 86_400, "hour": 3_600, "week": 7 * 86_400, "month": 30 * 86_400, "year": 366 * 86_400}
+STATES = {
+    "": "true",
+    "running": "status = 'running'",
+    "succeeded": "status = 'succeeded'",
+    "failed": "status = 'failed'",
+    "halted": "status = 'halted'",
+    "escalated": "status = 'escalated'",
+    "outcome failure": "outcome_success = false",
+    "without outcome": "outcomes = 0",
+    "with alerts": "alerts > 0",
+    "with denials": "denials > 0",
+    "over budget": "budgets_exceeded > 0",
+    "unpriced": "unpriced_model_calls > 0",
+}
+ORDERS = {"newest": "first_ledger_time DESC", "dearest": "cost_nanousd DESC NULLS LAST", "longest": "events DESC"}
+
+_CANDIDATES = """
+SELECT run_id FROM agentledger.ledger
+WHERE tenant_id = {tenant_id:String} AND occurrence = 'first' AND event_type = {event_type:String} AND run_id != ''
+    AND ledger_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
+    AND ({agent:String} = '' OR agent_id = {agent:String}) AND ({workflow:String} = '' OR workflow = {workflow:String})
+    AND (startsWith(run_id, {text:String}) OR positionCaseInsensitive(task, {text:String}) > 0)
+GROUP BY run_id ORDER BY max(ledger_time) DESC, run_id LIMIT {limit:UInt32} OFFSET {offset:UInt32}"""
+_RUNS = """
+SELECT run_id, workflow, agent_id, agent_version, model, status, started_at, duration_ms, model_calls, tool_calls,
+    tool_errors, cost_nanousd, reported_cost_nanousd, unpriced_model_calls, outcomes, outcome_success, denials, alerts,
+    budgets_exceeded, events, task, last_event_at
+FROM agentledger.runs
+WHERE tenant_id = {{tenant_id:String}} AND run_id IN {{run_ids:Array(String)}} AND {condition}
+ORDER BY {order}, run_id LIMIT {rows_max}"""
+_NAMES = """
+SELECT groupUniqArray(200)(toString(agent_id)) AS agents, groupUniqArray(200)(toString(workflow)) AS workflows
+FROM agentledger.ledger
+WHERE tenant_id = {tenant_id:String} AND event_type = 'RunStarted'
+    AND ledger_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')"""
+
+
+def show_runs(visit: Visit) -> Response:
+    """The page /runs."""
+    span = visit.choice("range", RANGES)
+    state, order = visit.choice("state", STATES), visit.choice("order", ORDERS)
+    number = _number(visit.text("page"))
+    since_us = visit.now_us - RANGES[span] * 1_000_000
+    is_picked = bool(state) or order != "newest"
+    asked = {name: visit.text(name) for name in ("agent", "workflow", "text")}
+    page = {"limit": CANDIDATES_MAX, "offset": 0} if is_picked else {"limit": ROWS_MAX + 1, "offset": number * ROWS_MAX}
+    run_ids = _candidates(visit, since_us, asked, page)
+    sql = _RUNS.format(condition=STATES[state], order=ORDERS[order], rows_max=ROWS_MAX)
+    shown = run_ids if is_picked else run_ids[:ROWS_MAX]
+    with visit.recorded("runs", **asked, range=span, state=state) as client:
+        runs = visit.rows_from(client, sql, run_ids=shown) if shown else []
+    [names] = visit.rows(_NAMES, since_us=since_us)
+    return visit.page(
+        "runs.html", runs=runs, span=span, state=state, order=order, asked=asked, number=number,
+        ranges=list(RANGES), states=list(STATES), orders=list(ORDERS),
+        agents=sorted(filter(None, names["agents"])), workflows=sorted(filter(None, names["workflows"])),
+        has_more=not is_picked and len(run_ids) > ROWS_MAX, is_cut=is_picked and len(run_ids) == CANDIDATES_MAX,
+        candidates_max=CANDIDATES_MAX,
+    )  # fmt: skip
+
+
+def _candidates(visit: Visit, since_us: int, asked: dict[str, str], page: dict[str, int]) -> list[str]:
+    found = visit.rows(_CANDIDATES, event_type="RunStarted", since_us=since_us, **asked, **page)
+    return [row["run_id"] for row in found]
+
+
+def _number(text: str) -> int:
+    return min(int(text), PAGES_MAX) if text.isascii() and text.isdigit() else 0

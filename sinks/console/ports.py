@@ -1,0 +1,74 @@
+"""What the console needs of others: the ledger, the keys, and whoever issues commands and records looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from agentledger.schemas.ports import ApiKeys, SubjectKeys
+from agentledger.sinks.queries import Client
+from agentledger.sinks.read_event import CountedReads
+
+
+class Command(NamedTuple):
+    """A halt or a resume that somebody gave. `expires_us`: it lapses after so many microseconds; None: never."""
+
+    command: str
+    tenant_id: str
+    scope: str
+    scope_value: str
+    reason: str
+    issued_by: str
+    expires_us: int | None = None
+
+
+class Look(NamedTuple):
+    """That somebody looked at what agents did. `asked` says at what, with the name of the command."""
+
+    asked: Mapping[str, Any]
+    tenant_id: str
+    who: str
+    began_us: int
+    duration_ms: float
+    reads: CountedReads
+    error: str = ""
+
+
+class Window(Protocol):
+    """From `start_us` to before `end_us`; None is without an end on that side."""
+
+    @property
+    def start_us(self) -> int | None:
+        """Microseconds since 1970."""
+
+    @property
+    def end_us(self) -> int | None:
+        """Microseconds since 1970."""
+
+
+class WindowOf(Protocol):
+    """The window of a budget in which a time falls. Raises ConfigurationError for an unknown kind or time zone."""
+
+    def __call__(self, kind: str, time_us: int, *, time_zone: str = "", window_ms: int | None = None) -> Window:
+        """Times are microseconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsolePorts:
+    """The outside of the console. Each may be called from several threads at a time.
+
+    `issue` sends a command and returns when the broker has it (BrokerError where it hasn't). `record` puts a look into
+    the ledger; it raises BrokerError only where the ledger demands it: then nothing may be shown. `analyst` gives the
+    client for a tenant's own SQL, which sees this tenant's rows alone; None where there is none. `verify` checks the
+    rows of one run against the signed heads.
+    """
+
+    client: Client
+    keys: ApiKeys
+    issue: Callable[[Command], None]
+    record: Callable[[Look], None]
+    window_of: WindowOf
+    analyst: Callable[[str], Client | None]
+    verify: Callable[[str, Callable[[int], None], Callable[[int], None]], Mapping[str, Any]] | None = None
+    subject_keys: SubjectKeys | None = None

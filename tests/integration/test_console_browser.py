@@ -1,0 +1,165 @@
+"""The console as people use it: in a real Chromium, on a real ClickHouse."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentledger.sinks.console.ports import Command
+from tests.console_rig import HOSTILE, Outside, add_day, console_on
+from tests.ledger_rows import Ledger, clickhouse_with_views
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    # Playwright leaves its event loop to the interpreter's end.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+PAGES = {
+    "now": "/",
+    "runs": "/runs",
+    "run": "/run?id=refund-004",
+    "long": "/run?id=coding-long",
+    "hostile": "/run?id=hostile",
+    "running": "/run?id=ops-running",
+    "budgets": "/budgets",
+    "alerts": "/alerts?state=all",
+}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="module")
+def outside() -> Outside:
+    return Outside()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, outside: Outside) -> Iterator[str]:
+    with clickhouse_with_views(tmp_path_factory.mktemp("clickhouse")) as (client, _):
+        ledger = Ledger()
+        add_day(ledger)
+        ledger.write(client)
+        with console_on(outside.ports(client)) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def window(chromium: Any, url: str, key: str, **options: Any) -> Iterator[tuple[Any, list[str]]]:
+    """A signed-in page, and what its console complained of."""
+    context = chromium.new_context(base_url=url, **options)
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    problems: list[str] = []
+    page.on("console", lambda said: problems.append(said.text) if said.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto("/")
+    page.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("nav")
+    problems.clear()  # the answer 401 that asked for the key
+    yield page, problems
+    context.close()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_every_page_opens_without_a_complaint_and_is_accessible(
+    chromium: Any, served: str, outside: Outside, screenshots: Path, look: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    options: dict[str, Any] = {"color_scheme": "dark" if look == "dark" else "light"}
+    options |= {"viewport": PHONE} if look == "phone" else {"viewport": {"width": 1360, "height": 900}}
+    # The check itself is put into the page, which the page's own policy forbids.
+    with window(chromium, served, outside.key("acme", "read", "export", "admin"), **options, bypass_csp=True) as opened:
+        page, problems = opened
+        for name, path in PAGES.items():
+            page.goto(path)
+            page.wait_for_selector("h1")
+            page.screenshot(path=screenshots / f"{name}-{look}.png", full_page=name not in {"long"})
+            found = Axe().run(page)
+            serious = [
+                (item["id"], [node["html"][:160] for node in item["nodes"][:3]])
+                for item in found.response["violations"]
+                if item["impact"] in {"serious", "critical"}
+            ]
+            assert serious == [], (name, look)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, "wider than the window")
+        assert problems == []
+
+
+def test_hostile_text_stays_text(chromium: Any, served: str, outside: Outside) -> None:
+    with window(chromium, served, outside.key("acme", "read")) as (page, problems):
+        for path in ("/run?id=hostile", "/runs", "/alerts?state=all", "/budgets", "/"):
+            page.goto(path)
+            assert "agentledger" in page.title()
+            assert page.locator("main script, main img, main a[href^='javascript']").count() == 0
+        page.goto("/run?id=hostile")
+        assert HOSTILE in page.locator("h1").inner_text()
+        for summary in page.locator(".steps .what > details > summary").all():
+            summary.click()
+        page.wait_for_selector(".steps .fields")
+        assert page.locator("main script, main img").count() == 0
+        assert problems == []
+
+
+def test_a_step_opens_with_the_keyboard_and_shows_its_output(chromium: Any, served: str, outside: Outside) -> None:
+    with window(chromium, served, outside.key("acme", "read")) as (page, problems):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.goto("/runs")
+        page.keyboard.press("/")
+        page.keyboard.type("coding")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/runs?text=coding**")
+        page.get_by_role("link", name="coding-long").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".steps")
+        assert page.locator(".steps tbody tr").count() == 292
+        page.locator(".steps .what > details > summary").nth(142).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".steps details[open] pre")
+        shown = page.locator(".steps details[open] pre").first
+        assert len(shown.inner_text()) > 140_000
+        assert shown.bounding_box()["height"] < 500
+        assert problems == []
+
+
+def test_halt_from_the_run_s_page(chromium: Any, served: str, outside: Outside) -> None:
+    outside.commands.clear()
+    with window(chromium, served, outside.key("acme", "read", "admin")) as (page, problems):
+        page.goto("/run?id=ops-running")
+        page.get_by_label("Halt this run, because").fill("it spends too much")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/budgets**")
+        assert "The broker has the halt of run ops-running" in page.locator(".notice").inner_text()
+        assert problems == []
+    assert outside.commands == [
+        Command("halt", "acme", "run", "ops-running", "it spends too much", "console:tester", None)
+    ]
+
+
+def test_who_may_only_read_is_not_asked_to_halt(chromium: Any, served: str, outside: Outside) -> None:
+    with window(chromium, served, outside.key("acme", "read")) as (page, _):
+        page.goto("/budgets")
+        assert page.get_by_role("button", name="Halt").count() == 0
