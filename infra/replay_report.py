@@ -42,6 +42,7 @@ def print_comparison(console: Console, report: ReplayReport) -> None:
             _say(console, line)
     if report.different > SHOWN:
         _say(console, f"  … and {report.different - SHOWN:,} more: --json names up to 1,000")
+    _say_prices(console, report)
 
 
 def print_spend(console: Console, report: ReplayReport) -> None:
@@ -154,6 +155,23 @@ def _say_folded(console: Console, report: ReplayReport) -> None:
     for stage in report.left_out:
         text = "concludes of tenants, from the sums of all runs, and names no run; --tenant compares that"
         _say(console, f"left out   stage {stage}: {text}")
+
+
+def _say_prices(console: Console, report: ReplayReport) -> None:
+    """Other prices make nearly every conclusion differ, and are the likeliest cause."""
+    versions = {
+        f"charges in the ledger are of {item.in_ledger or 'no price'}, the replay has {item.replayed or 'no price'}"
+        for one in report.differences
+        for item in one.fields
+        if item.name == "price_version"
+    }
+    for text in sorted(versions)[:SHOWN]:
+        _say(console, f"prices     {text}")
+    if versions:
+        _say(
+            console,
+            "           set AGENTLEDGER_PRICES_FILE as it was then, or look at the time since it changed: --from",
+        )
 
 
 def _difference_lines(one: Difference) -> list[str]:

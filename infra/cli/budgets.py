@@ -144,7 +144,11 @@ def show(budget_id: str, tenant: str, as_json: bool) -> None:
         click.echo(json.dumps({"versions": versions, "standings": rows}, indent=2))
         return
     _print_limits([_declared_row(event) for event in declared])
-    _print_standings(rows)
+    if rows or any(event.enforcement == "hold" for event in declared):
+        _print_standings(rows)
+    else:
+        sql = f"SELECT * FROM budget_events WHERE tenant_id = '{tenant_id}' AND budget_id = '{budget_id}'"
+        click.echo(f'watched, not held: the lines it crossed are in agentledger query "{sql}"')
 
 
 @budgets.command("shape")

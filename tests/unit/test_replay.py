@@ -223,6 +223,17 @@ def test_one_run_and_one_tenant_can_be_looked_at(seed: int) -> None:
     assert of_tenant.equal.total() == wanted
 
 
+def test_other_prices_are_named_as_the_likely_cause() -> None:
+    ledger = a_ledger()
+    row, charge = of_kind(ledger, CostRated)
+    ledger.change(row.topic, row.partition, row.log_index, replace(charge, price_version="march"))
+    assert isinstance(charge, CostRated)
+    text = printed(looked_at(ledger))
+    assert f"prices     charges in the ledger are of march, the replay has {charge.price_version}" in text
+    ledger.change(row.topic, row.partition, row.log_index, replace(charge, workflow="other"))
+    assert "prices  " not in printed(looked_at(ledger))
+
+
 def test_all_of_nothing_is_not_called_equal() -> None:
     ledger = a_ledger()
     with pytest.raises(UsageError, match=r"no record of run 'run-x' of tenant 'globex' is in the ledger"):
