@@ -60,6 +60,23 @@ def test_a_stage_that_stands_still_is_told_once_again_as_it_grows_and_when_it_ha
     assert alerts.conclude("packer", 50, NOW_US)
 
 
+def test_who_watches_next_goes_on_with_what_was_left_open() -> None:
+    rule = b"{name: late, kind: stage_lag, window: 30s, resolve_below: 10s}"
+    first, second, third = (lag_rules(rule) for _ in range(3))
+    said = [*first.conclude("worker", 31.0, NOW_US), *first.conclude("worker", 300.0, NOW_US)]
+    said += first.conclude("packer", 31.0, NOW_US)
+    second.take_up([tick_of("t", 0, NOW_US, 1000), *said], NOW_US)
+    assert second.conclude("worker", 2999.0, NOW_US) == []
+    assert second.conclude("packer", 9.0, NOW_US + 9_999_999) == []  # it has watched for less than it would take to see
+    seen_us = NOW_US + 10_000_000
+    more = [*second.conclude("worker", 3000.0, seen_us), *second.conclude("packer", 9.0, seen_us)]
+    assert [type(event) for event in more] == [AlertUpdated, AlertResolved]
+    third.take_up([*said, *more], NOW_US)
+    assert third.conclude("packer", 9.0, seen_us) == []
+    [resolved] = third.conclude("worker", 9.0, seen_us)
+    assert isinstance(resolved, AlertResolved)
+
+
 def test_each_rule_on_lag_has_its_stages_and_its_limit() -> None:
     alerts = lag_rules(
         b"""
