@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import Producer
 
 from agentledger.processors.offsets import Standing
 from agentledger.processors.rules.loading import RulesFileError, parse_rules
 from agentledger.processors.rules.models import StageLag
-from agentledger.processors.stage_lag import WRITER_GROUP, LagAlerts, Standings, alert_id_of
+from agentledger.processors.stage_lag import WRITER_GROUP, LagAlerts, Standings, alert_id_of, said_before
 from agentledger.processors.ticker import QUIET_AFTER_S, Activity, tick_of
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated
+from agentledger.schemas.topics import ALERTS
 from agentledger.sinks import writer
 
 NOW_US = 1_750_000_000_400_000
@@ -75,6 +77,25 @@ def test_who_watches_next_goes_on_with_what_was_left_open() -> None:
     assert third.conclude("packer", 9.0, seen_us) == []
     [resolved] = third.conclude("worker", 9.0, seen_us)
     assert isinstance(resolved, AlertResolved)
+
+
+def test_what_was_said_of_the_stages_is_read_from_the_end_of_the_alerts_topic() -> None:
+    host = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    [broker] = host.list_topics(timeout=10).brokers.values()
+    kafka = {"bootstrap.servers": f"{broker.host}:{broker.port}", "log_level": 0}
+    partitions = len(host.list_topics(ALERTS.name, timeout=10).topics[ALERTS.name].partitions)
+    codec = Codec(open_registry())
+    assert list(said_before(kafka, codec, partitions)) == []
+    said = lag_rules(b"{name: late, kind: stage_lag, window: 30s}").conclude("worker", 300.0, NOW_US)
+    sender = Producer({**kafka, "partitioner": "consistent"})
+    for key, value in [
+        ("acme", b"of another"),
+        ("worker", b"no event"),
+        *(("worker", codec.encode(one)) for one in said),
+    ]:
+        sender.produce(ALERTS.name, value, key.encode())
+    assert sender.flush(10) == 0
+    assert list(said_before(kafka, codec, partitions)) == said
 
 
 def test_each_rule_on_lag_has_its_stages_and_its_limit() -> None:
