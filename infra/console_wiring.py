@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from agentledger.infra.control_commands import lapsing, publish_command
 from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
@@ -20,8 +22,11 @@ from agentledger.schemas.subject_keys import FileSubjectKeys
 from agentledger.schemas.topics import INTEGRITY
 from agentledger.sinks.announcing import Announcer
 from agentledger.sinks.console.ports import Command, ConsolePorts, Look
+from agentledger.sinks.key_files import KeyFolder
+from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import Client
 from agentledger.sinks.read_event import ReadFacts, read_event
+from agentledger.sinks.verify import Verification, VerifyRequest
 
 log = logging.getLogger("agentledger.infra.console")
 
@@ -46,8 +51,19 @@ def console_ports(settings: Settings) -> ConsolePorts:
         record=LookRecorder(settings, reader[0]).record,
         window_of=window_of,
         analyst=client_of_analyst,
+        verify=lambda start, progress: verify_all(settings, start, progress),
         subject_keys=FileSubjectKeys(folder) if folder.is_dir() else None,
     )
+
+
+def verify_all(settings: Settings, start: Callable[[int], None], progress: Callable[[int], None]) -> Mapping[str, Any]:
+    """The report on every row of the ledger. Raises ConfigurationError where nothing is signed, StoreError."""
+    folder = KeyFolder(settings.signer_folder())
+    request = VerifyRequest(checkpoints_dir=settings.checkpoints_folder(), keys=folder.public())
+    reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
+    auth = settings.schema_registry_basic_auth.get_secret_value()
+    registry = open_registry(settings.schema_registry_url, basic_auth=auth)
+    return Verification(reader, registry, request).run(start, progress).as_json()
 
 
 def issue(settings: Settings, command: Command) -> None:

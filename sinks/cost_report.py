@@ -63,8 +63,8 @@ def comparison_table(compared: Comparison, width: int = 80) -> RenderableType:
         metric = METRICS[change.name]
         table.add_row(
             Text(metric.label),
-            *(Text(_with_ends(side, metric.kind, width)) for side in (change.base, change.other)),
-            Text(_signed(change.change, metric.kind)),
+            *(Text(with_ends(side, metric.kind, width)) for side in (change.base, change.other)),
+            Text(signed_text(change.change, metric.kind)),
             _verdict(change),
         )
     share = f"{compared.confidence * 100:g} %"
@@ -158,14 +158,16 @@ def _amount(amount: float, kind: str) -> str:
     return duration_text(round(amount)) if kind == "time" else f"{amount:.2f}"
 
 
-def _with_ends(interval: Interval | None, kind: str, width: int) -> str:
+def with_ends(interval: Interval | None, kind: str, width: int) -> str:
+    """A figure in the unit of its kind, with the ends of its interval where there is room for them."""
     if interval is None:
         return "-"
     text = _amount(interval.value, kind)
     return text if width < NARROW else f"{text} ({_amount(interval.low, kind)} to {_amount(interval.high, kind)})"
 
 
-def _signed(change: Interval | None, kind: str) -> str:
+def signed_text(change: Interval | None, kind: str) -> str:
+    """A difference with its sign, and the ends of its interval."""
     if change is None:
         return "-"
     ends = [_sign(end, kind) for end in change]

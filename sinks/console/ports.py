@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from agentledger.schemas.ports import ApiKeys, SubjectKeys
+from agentledger.sinks.console.verify_job import Verify
 from agentledger.sinks.queries import Client
 from agentledger.sinks.read_event import CountedReads
 
@@ -61,7 +62,7 @@ class ConsolePorts:
     `issue` sends a command and returns when the broker has it (BrokerError where it hasn't). `record` puts a look into
     the ledger; it raises BrokerError only where the ledger demands it: then nothing may be shown. `analyst` gives the
     client for a tenant's own SQL, which sees this tenant's rows alone; None where there is none. `verify` checks the
-    rows of one run against the signed heads.
+    whole ledger against its signed heads, and gives the report.
     """
 
     client: Client
@@ -70,5 +71,5 @@ class ConsolePorts:
     record: Callable[[Look], None]
     window_of: WindowOf
     analyst: Callable[[str], Client | None]
-    verify: Callable[[str, Callable[[int], None], Callable[[int], None]], Mapping[str, Any]] | None = None
+    verify: Verify | None = None
     subject_keys: SubjectKeys | None = None

@@ -15,6 +15,7 @@ from agentledger.sinks.console.ports import ConsolePorts, Look
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import Visitor
+from agentledger.sinks.console.verify_job import VerifyJob
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.read_event import CountedReads
 
@@ -35,6 +36,7 @@ class Visit:
     asked: Mapping[str, str]  # the query string
     form: Mapping[str, str]
     recent_looks: RecentLooks
+    verify_job: VerifyJob
 
     def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The answer to a query of ours. The visitor's tenant and the time are always parameters. Raises StoreError."""

@@ -32,6 +32,10 @@ PAGES = {
     "running": "/run?id=ops-running",
     "budgets": "/budgets",
     "alerts": "/alerts?state=all",
+    "outcomes": "/outcomes?by=prompt_version&base=v1&other=v2",
+    "policy": "/policy",
+    "evidence": "/evidence",
+    "query": "/query",
 }
 PHONE = {"width": 390, "height": 844}
 

@@ -12,7 +12,7 @@
     const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     const series = names.map((label, i) => ({ label, stroke: colours[i % colours.length], width: 2, points: { show: columns[0].length < 40 } }));
     const size = () => ({ width: Math.max(place.clientWidth, 200), height: 190 });
-    const plot = new uPlot({ ...size(), series: [{}, ...series], axes: [axis, { ...axis, size: 64 }], legend: { show: names.length > 1 }, scales: { y: { range: (_, low, high) => [Math.min(0, low), high || 1] } } }, columns, place);
+    const plot = new uPlot({ ...size(), tzDate: (at_s) => uPlot.tzDate(new Date(at_s * 1000), "UTC"), series: [{}, ...series], axes: [axis, { ...axis, size: 64 }], legend: { show: names.length > 1 }, scales: { y: { range: (_, low, high) => [Math.min(0, low), high || 1] } } }, columns, place);
     new ResizeObserver(() => plot.setSize(size())).observe(place);
   };
   const drawAll = () => document.querySelectorAll(".chart").forEach(draw);
