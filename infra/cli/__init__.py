@@ -46,6 +46,7 @@ _MODULES = {
     "subjects": "subjects",
     "payload": "payloads",
     "redaction": "redaction",
+    "doctor": "doctor",
     "init": "admin",
     "config": "admin",
     "schemas": "admin",
