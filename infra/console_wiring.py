@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+from agentledger.infra.cli.evidence import read_approvers
 from agentledger.infra.control_commands import lapsing, publish_command
 from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
@@ -37,12 +39,16 @@ def console_ports(settings: Settings) -> ConsolePorts:
     analyst = login_as(settings, "analyst")
     folder = settings.subject_keys_folder()
 
+    @cache
+    def open_analyst() -> Client:
+        client: Client = open_clickhouse(url, settings, database="agentledger", login=analyst)
+        return client
+
     def client_of_analyst(tenant_id: str) -> Client | None:
         # A user of the server whose row policy lets this tenant's rows through; of other tenants there is none here.
         if tenant_id != settings.tenant_id or analyst[0] != "analyst":
             return None
-        client: Client = open_clickhouse(url, settings, database="agentledger", login=analyst)
-        return client
+        return open_analyst()
 
     return ConsolePorts(
         client=open_clickhouse(url, settings, database="agentledger", login=reader),
@@ -59,7 +65,9 @@ def console_ports(settings: Settings) -> ConsolePorts:
 def verify_all(settings: Settings, start: Callable[[int], None], progress: Callable[[int], None]) -> Mapping[str, Any]:
     """The report on every row of the ledger. Raises ConfigurationError where nothing is signed, StoreError."""
     folder = KeyFolder(settings.signer_folder())
-    request = VerifyRequest(checkpoints_dir=settings.checkpoints_folder(), keys=folder.public())
+    request = VerifyRequest(
+        settings.checkpoints_folder(), folder.public(), approvers=read_approvers(settings, None)
+    )  # fmt: skip
     reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
     auth = settings.schema_registry_basic_auth.get_secret_value()
     registry = open_registry(settings.schema_registry_url, basic_auth=auth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,11 +177,16 @@ def _add_alerts(ledger: Ledger) -> None:
 
 @contextlib.contextmanager
 def console_on(ports: ConsolePorts, *, local_tenant_id: str = "") -> Iterator[str]:
-    """A console that listens, as the address; its clock stands at NOW_US."""
+    """A console that listens, as the address; its clock begins at NOW_US."""
     config = ConsoleConfig(host="127.0.0.1", port=free_port(), local_tenant_id=local_tenant_id)
+    began_ns = time.monotonic_ns()
+
+    def clock() -> int:
+        return NOW_US + (time.monotonic_ns() - began_ns) // 1000
+
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=run_console, args=(config, ports, stop, ready.set), kwargs={"clock": lambda: NOW_US}, name="console"
+        target=run_console, args=(config, ports, stop, ready.set), kwargs={"clock": clock}, name="console"
     )
     thread.start()
     try:
