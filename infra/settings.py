@@ -146,6 +146,10 @@ class Settings(BaseSettings):
     console_session_secret: SecretStr = Field(
         SecretStr(""), description="Signs sessions, 32 characters or more; empty: a new one at each start ends them."
     )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Where programs show their metrics.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of a program's metrics (Prometheus), one for each program; 0: none."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What the programs log.")
 
     @field_validator(

@@ -96,6 +96,8 @@ class Shell:
         self._offsets = {topic: GroupOffsets(config.kafka, plan.group, topic) for topic in self._inputs}
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
+        self._metrics = config.metrics
+        self._metrics.watch(self._waiting.qsize, lambda: len(self._table.data))
         self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
         for topic in self._inputs:
             channel = self.app.topic(topic, value_serializer="raw", value_type=bytes, allow_empty=True)
@@ -153,7 +155,9 @@ class Shell:
                 batch.append(self._waiting.get_nowait())
                 size += len(batch[-1].message.value or b"")
             async with self._folding:
+                began = time.monotonic()
                 await self._fold_batch(batch)
+                self._metrics.note_batch(len(batch), time.monotonic() - began)
 
     async def _fold_batch(self, batch: list[Any]) -> None:
         ours: list[Any] = []
@@ -184,6 +188,8 @@ class Shell:
             self._table.put(partition, key, value)
         for event in ours:
             event.ack()
+        if ours:
+            self._metrics.note_settled(len(ours), len(changed), ours[-1].message.timestamp)
 
     def _fold_message(self, message: Any) -> None:
         take = self._inputs[message.topic]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from agentledger.processors.fold_metrics import FoldMetrics
 from agentledger.processors.programs import EXIT_FAILED, die
 
 STOP_SECONDS = 15.0  # for leaving the group; a stop that is cut off costs time at the next start, and nothing else
@@ -39,6 +40,7 @@ class WorkerConfig:
     session_timeout_s: float = 6.0
     stalled_after_s: float = 15.0  # with input waiting and no progress for this long, the process ends
     commit_interval_s: float = 1.0
+    metrics: FoldMetrics = field(default_factory=lambda: FoldMetrics("worker"), repr=False, compare=False)
 
 
 class RunningShell(Protocol):

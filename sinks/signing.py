@@ -25,6 +25,7 @@ from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.s3_place import open_s3_place
 from agentledger.sinks.signer import Signer
 from agentledger.sinks.signer_events import SignerEvents
+from agentledger.sinks.signer_metrics import SignerMetrics
 from agentledger.sinks.signer_state import SignerState
 from agentledger.sinks.witness_client import HttpWitness
 
@@ -59,8 +60,10 @@ class SignerProgram:
     """A signer with its state file, its events and its patience."""
 
     def __init__(
-        self, config: SignerConfig, place: CheckpointPlace | None = None, outside: Sequence[Outside] | None = None
-    ) -> None:
+        self, config: SignerConfig, place: CheckpointPlace | None = None, outside: Sequence[Outside] | None = None,
+        metrics: SignerMetrics | None = None,
+    ) -> None:  # fmt: skip
+        self._metrics = metrics or SignerMetrics()
         self._config = config
         self._folder = FolderPlace(config.checkpoints_dir)
         self._place = place or self._folder
@@ -120,18 +123,21 @@ class SignerProgram:
         while not stop.is_set():
             wait_s = self._config.interval_s
             try:
-                self.step()
+                bundle = self.step()
+                self._metrics.note_step(has_signed=bundle is not None, signed_us=self.signer.state.heads.at_us)
                 if refused:
                     log.warning("the ledger is again what was signed: signing goes on")
                 refused = ""
                 say_ready()
             except IntegrityError as error:
                 wait_s = max(wait_s, REFUSING_LOOK_S)
+                self._metrics.note_refusal()
                 if refused != str(error):
                     log.critical("REFUSED to sign: %s", error)
                     refused = str(error) if self._alarm(error) else ""
                 say_ready()
             except (StoreError, BrokerError, OSError) as error:
+                self._metrics.count_error()
                 if time.monotonic() - said_at > LOG_EVERY_S:
                     log.warning("waiting: %s", error)
                     said_at = time.monotonic()
@@ -201,9 +207,9 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
-def run_signer(config: SignerConfig, stop: threading.Event) -> None:
+def run_signer(config: SignerConfig, stop: threading.Event, metrics: SignerMetrics | None = None) -> None:
     """Run until `stop` is set. Raises ConfigurationError where the key can't be used."""
-    with contextlib.closing(SignerProgram(config)) as program:
+    with contextlib.closing(SignerProgram(config, metrics=metrics)) as program:
         program.run(stop)
 
 

@@ -43,6 +43,7 @@ from agentledger.sinks.dead_letters import Announcer
 from agentledger.sinks.flushing import Flusher
 from agentledger.sinks.rows import LogPlace
 from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore
+from agentledger.sinks.writer_metrics import WriterMetrics
 
 GROUP = "agentledger-writer"
 BATCH_BYTES_MAX = 64 * 1024 * 1024  # of values in one flush: held several times over while it is sent
@@ -84,8 +85,10 @@ class Writer:
     change during a flush, because a rebalance waits for its end."""
 
     def __init__(
-        self, config: WriterConfig, stop: threading.Event, store: LedgerStore | None = None, clock: Clock = now_us
-    ) -> None:
+        self, config: WriterConfig, stop: threading.Event, store: LedgerStore | None = None, clock: Clock = now_us,
+        metrics: WriterMetrics | None = None,
+    ) -> None:  # fmt: skip
+        self._metrics = metrics or WriterMetrics()
         self._config = config
         self._stop = stop
         self._clock = clock
@@ -188,10 +191,17 @@ class Writer:
         first_try = [prepared]
         self._expected = prepared
         self._running = self._flushing.submit(
-            self._patiently,
+            self._measured_flush,
+            min(record.timestamp_ms for record in records),
             lambda: self._flusher.flush(records, first_try.pop() if first_try else None),
-            self._flusher.reopen,
         )
+
+    def _measured_flush(self, oldest_ms: int, attempt: Callable[[], Batch]) -> Batch:
+        began = time.monotonic()
+        self._metrics.begin_flush(oldest_ms)
+        batch = self._patiently(attempt, self._flusher.reopen)
+        self._metrics.end_flush(batch.rows, time.monotonic() - began)
+        return batch
 
     def _finish(self) -> bool:
         """Wait for the running flush. False if it didn't write what was expected: then what was prepared is void."""
@@ -228,6 +238,7 @@ class Writer:
             except LedgerConflictError:
                 raise
             except StoreError as error:
+                self._metrics.count_store_error()
                 if time.monotonic() - said_at > LOG_EVERY_S:
                     log.warning("waiting: %s", error)
                     said_at = time.monotonic()
@@ -308,7 +319,7 @@ def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger::{topic}"))
 
 
-def run_writer(config: WriterConfig, stop: threading.Event) -> None:
+def run_writer(config: WriterConfig, stop: threading.Event, metrics: WriterMetrics | None = None) -> None:
     """Run until `stop` is set. Raises BrokerError, LedgerConflictError."""
     gc.set_threshold(GC_THRESHOLD)
-    Writer(config, stop).run()
+    Writer(config, stop, metrics=metrics).run()

@@ -52,6 +52,8 @@ def signer(once: bool, accepted: tuple[str, ...]) -> None:
     """Sign the heads of all logs every few seconds, but only what extends what was signed before."""
     from agentledger.infra.cli.programs import start_logging, stop_on_signal
     from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
+    from agentledger.infra.metrics_listener import serve_metrics
+    from agentledger.sinks.signer_metrics import SignerMetrics
     from agentledger.sinks.signing import SignerConfig, run_signer, sign_once
 
     settings = load_settings()
@@ -75,7 +77,9 @@ def signer(once: bool, accepted: tuple[str, ...]) -> None:
         witnesses_file=settings.witnesses_file,
     )
     if not once:
-        run_signer(config, stop_on_signal())
+        metrics = SignerMetrics()
+        serve_metrics(settings, metrics.registry)
+        run_signer(config, stop_on_signal(), metrics)
         return
     size = sign_once(config)
     click.echo("nothing new to sign" if size is None else f"signed a checkpoint of size {size}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
+from agentledger.infra.metrics_listener import serve_metrics
 from agentledger.infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
@@ -36,6 +37,7 @@ def stop_on_signal() -> threading.Event:
 def writer() -> None:
     """Write every record of the ledger's topics to ClickHouse, once and in order."""
     from agentledger.sinks import WriterConfig, run_writer
+    from agentledger.sinks.writer_metrics import WriterMetrics
 
     settings = load_settings()
     start_logging(settings)
@@ -51,7 +53,9 @@ def writer() -> None:
         batch_rows_max=settings.writer_batch_rows_max,
         linger_ms_max=settings.writer_linger_ms_max,
     )
-    run_writer(config, stop_on_signal())
+    metrics = WriterMetrics()
+    serve_metrics(settings, metrics.registry)
+    run_writer(config, stop_on_signal(), metrics)
 
 
 @click.command()
@@ -65,8 +69,15 @@ def packer() -> None:
 
 
 def worker_config(settings: Settings, program: str) -> WorkerConfig:
-    """What worker, scopes and holds are started with; each has a folder of its own for what Faust keeps."""
+    """What worker, scopes and holds are started with; each has a folder of its own for what Faust keeps.
+
+    Its metrics are shown from now on.
+    """
     from agentledger.processors import WorkerConfig
+    from agentledger.processors.fold_metrics import FoldMetrics
+
+    metrics = FoldMetrics(program)
+    serve_metrics(settings, metrics.registry)
 
     return WorkerConfig(
         kafka=kafka_config(settings),
@@ -76,6 +87,7 @@ def worker_config(settings: Settings, program: str) -> WorkerConfig:
         partitions=settings.kafka_partitions,
         prices_file=settings.prices_file,
         rules_file=settings.rules_file,
+        metrics=metrics,
     )
 
 
