@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 from agentledger.infra.metrics_listener import serve_metrics
 from agentledger.infra.settings import load_settings
 from agentledger.processors.fold_metrics import FoldMetrics
+from agentledger.producers.gateway.metrics import GatewayMetrics
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.sinks.signer_metrics import SignerMetrics
 from agentledger.sinks.writer_metrics import WriterMetrics
 
+ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"agentledger_(writer|signer|worker|scopes|holds)_[a-z_]+")
 
 
@@ -92,3 +97,23 @@ def test_without_a_port_nothing_listens() -> None:
     before = threading.active_count()
     serve_metrics(load_settings(metrics_port=0), WriterMetrics().registry)
     assert threading.active_count() == before
+
+
+def shown_samples() -> set[str]:
+    """The name of every sample that the programs show; of a metric with labels that has none yet, those of its kind."""
+    registries = [WriterMetrics().registry, SignerMetrics().registry]
+    registries += [FoldMetrics(program).registry for program in ("worker", "scopes", "holds")]
+    names = {sample.name for registry in registries for metric in registry.collect() for sample in metric.samples}
+    gateway = GatewayMetrics()
+    gateway.count_events("accepted")
+    return names | set(re.findall(r"^(agentledger_\w+)", gateway.text().decode(), re.MULTILINE))
+
+
+def test_dashboards_and_alert_rules_ask_for_what_is_shown() -> None:
+    board = json.loads((ROOT / "infra/grafana/programs.json").read_text("utf-8"))
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((ROOT / "infra/prometheus/alerts.yaml").read_text("utf-8"))["groups"][0]["rules"]
+    queries += [rule["expr"] for rule in rules]
+    asked = {name for query in queries for name in re.findall(r"agentledger_\w+", query)}
+    assert len(asked) >= 10
+    assert asked <= shown_samples()
