@@ -18,13 +18,13 @@ from agentledger.producers.gateway.refusals import RefusedRequestError
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.events import Event
+from agentledger.schemas.http_server import LOOPBACK_NAMES
 from agentledger.schemas.ports import ApiKeys, Clock
 from agentledger.schemas.topics import EVENT_BYTES_MAX, topic_of
 
 ACCEPTED = None  # the failure of an event that Kafka has
 RETRY_SOON_S = 1
 RETRY_BROKER_S = 5
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from agentledger.producers.gateway.admission import LOOPBACK_NAMES, Gateway
+from agentledger.producers.gateway.admission import Gateway
 from agentledger.producers.gateway.app import create_app
 from agentledger.producers.gateway.broker_watch import BrokerWatch
 from agentledger.producers.gateway.callers import LOCAL_NAME, Caller
@@ -26,6 +24,7 @@ from agentledger.producers.gateway.publishing import AcknowledgedPublisher
 from agentledger.producers.publisher import KafkaRecordProducer
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.http_server import LOOPBACK_NAMES, StoppableServer, open_listener
 from agentledger.schemas.ports import ApiKeys
 
 LINGER_MS = 2  # somebody waits for the answer: a batch forms from what comes while the one before travels
@@ -62,7 +61,7 @@ def run_gateway(
     check_exposure(config, any("ingest" in key.scopes and key.valid_at(now_us) for key in keys.listed()))
     codec = Codec(open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth))
     with contextlib.ExitStack() as resources:
-        listener = resources.enter_context(contextlib.closing(_listener(config)))
+        listener = resources.enter_context(contextlib.closing(open_listener("gateway", config.host, config.port)))
         limits = config.limits
         producer = KafkaRecordProducer(
             {**config.kafka, "linger.ms": LINGER_MS, "message.timeout.ms": int(limits.ack_wait_s_max * 1000)}
@@ -82,7 +81,7 @@ def run_gateway(
             is_broker_up=watch.is_up,
             limits=limits,
         )
-        _Server(_uvicorn_config(config, gateway), stop, on_ready).run([listener])
+        StoppableServer(_uvicorn_config(config, gateway), stop, on_ready).run([listener])
 
 
 def check_exposure(config: GatewayConfig, has_ingest_key: bool) -> None:
@@ -110,22 +109,6 @@ def _local_caller(config: GatewayConfig) -> Caller | None:
     if not config.local_tenant_id:
         return None
     return Caller(config.local_tenant_id, LOCAL_NAME, "", ("ingest", "read"))
-
-
-def _listener(config: GatewayConfig) -> socket.socket:
-    """The socket to listen on. Raises ConfigurationError."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"the gateway can't listen on {config.host}, port {config.port}: {error.strerror}",
-            next_step="choose others with --host and --port",
-        ) from None
-    return listener
 
 
 def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
@@ -159,33 +142,6 @@ def _uvicorn_config(config: GatewayConfig, gateway: Gateway) -> uvicorn.Config:
             where=str(config.tls_certificate), next_step="give both as PEM files",
         ) from None  # fmt: skip
     return served
-
-
-class _Server(uvicorn.Server):
-    """Ends when it is told to, not by signals of its own: the program has more to end than this."""
-
-    def __init__(self, config: uvicorn.Config, stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._stop = stop
-        self._on_ready = on_ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the program."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that it is ready once it listens."""
-        await super().startup(sockets)
-        self._on_ready()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Whether to end, ten times a second."""
-        return await super().on_tick(counter) or self._stop.is_set()
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until stopped."""
-        asyncio.run(self.serve(sockets))
 
 
 def _now_us() -> int:

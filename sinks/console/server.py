@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import uvicorn
 
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.http_server import LOOPBACK_NAMES, StoppableServer, open_listener
 from agentledger.sinks.console.app import create_app
 from agentledger.sinks.console.ports import ConsolePorts
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 CONNECTIONS_MAX = 500  # each open page holds one for live updates
 STOP_S_MAX = 2  # for answers under way; live streams are cut
 SECRET_CHARS_MIN = 32
@@ -68,8 +66,8 @@ def run_console(
         app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX, timeout_graceful_shutdown=STOP_S_MAX,
     )  # fmt: skip
-    with contextlib.closing(_listener(config)) as listener:
-        _Server(served, stop, on_ready).run([listener])
+    with contextlib.closing(open_listener("console", config.host, config.port)) as listener:
+        StoppableServer(served, stop, on_ready).run([listener])
 
 
 def check_exposure(config: ConsoleConfig) -> None:
@@ -87,46 +85,3 @@ def check_exposure(config: ConsoleConfig) -> None:
             f"AGENTLEDGER_CONSOLE_SESSION_SECRET has under {SECRET_CHARS_MIN} characters",
             next_step="make one: openssl rand -base64 32",
         )
-
-
-def _listener(config: ConsoleConfig) -> socket.socket:
-    """The socket to listen on. Raises ConfigurationError."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"the console can't listen on {config.host}, port {config.port}: {error.strerror}",
-            next_step="choose others with --host and --port",
-        ) from None
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """Ends when it is told to, not by signals of its own."""
-
-    def __init__(self, config: uvicorn.Config, stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._stop = stop
-        self._on_ready = on_ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the program."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that it is ready once it listens."""
-        await super().startup(sockets)
-        self._on_ready()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Whether to end, ten times a second."""
-        return await super().on_tick(counter) or self._stop.is_set()
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until stopped."""
-        asyncio.run(self.serve(sockets))
