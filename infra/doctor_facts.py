@@ -181,8 +181,12 @@ def secret_files(settings: Settings) -> list[Path]:
 
 
 def file_modes(paths: Iterable[Path]) -> dict[str, int]:
-    """Permission bits by path, of those that are there."""
-    return {str(path): stat.S_IMODE(path.stat().st_mode) for path in paths if path.exists()}
+    """Permission bits by path, of those that are there and whose folder lets us look."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            found[str(path)] = stat.S_IMODE(path.stat().st_mode)
+    return found
 
 
 def local_disks(folder: Path) -> dict[str, DiskFacts]:
