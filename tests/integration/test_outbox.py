@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,16 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from agentledger.infra.stack.jars import default_cache_dir, kafka_classpath
 from agentledger.infra.stack.kafka import KafkaService
 from agentledger.infra.stack.ports import free_port
 from agentledger.infra.topic_admin import create_topics
-from agentledger.schemas.codec import Codec
-from agentledger.schemas.events import Event
-from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import EVENTS, INTEGRITY
+from tests.kafka_broker import events_on
 
 pytestmark = pytest.mark.integration
 
@@ -91,24 +87,6 @@ def said_until_killed(process: subprocess.Popen[str], count: int) -> list[str]:
     return said
 
 
-def events_on(kafka: KafkaService, topic: str) -> list[Event]:
-    """Everything on the topic, up to its end now."""
-    codec = Codec(open_registry())
-    consumer = Consumer({"bootstrap.servers": kafka.endpoint, "group.id": "t", "enable.partition.eof": True})
-    with contextlib.closing(consumer):
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
-        found: list[Event] = []
-        ends = 0
-        while ends < 4:
-            message = consumer.poll(20)
-            assert message is not None, "the broker has stopped answering"
-            if message.error() is None:
-                found.append(codec.decode(message.value()))
-            else:
-                ends += 1
-        return found
-
-
 def flush(kafka: KafkaService, outbox: Path) -> str:
     command = [sys.executable, "-m", "agentledger.infra.cli", "outbox", "flush", "--dir", str(outbox)]
     environ = {**os.environ, "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": kafka.endpoint}
@@ -129,7 +107,7 @@ def test_what_killed_agents_acknowledged_arrives_once_when_the_broker_is_back(
     said += out.split()
     flush(kafka, outbox)
     assert not any(path.is_dir() for path in outbox.iterdir())
-    found = events_on(kafka, EVENTS.name)
+    found = events_on(kafka.endpoint, EVENTS.name)
     times = Counter(event.event_id for event in found)
     assert set(said) <= set(times)
     by_producer: dict[str, dict[int, None]] = {}
@@ -139,7 +117,7 @@ def test_what_killed_agents_acknowledged_arrives_once_when_the_broker_is_back(
     assert all(list(seqs) == list(range(len(seqs))) for seqs in by_producer.values())  # nothing missing, in order
     killed_before_it_began = [event for event in found if event.event_id in said[:2000]]
     assert len(killed_before_it_began) == 2000  # nothing was sent twice that had not been sent when its process died
-    assert events_on(kafka, INTEGRITY.name) == []
+    assert events_on(kafka.endpoint, INTEGRITY.name) == []
 
 
 def test_eight_forked_workers_share_an_outbox_folder(kafka: KafkaService, tmp_path: Path) -> None:
@@ -151,7 +129,7 @@ def test_eight_forked_workers_share_an_outbox_folder(kafka: KafkaService, tmp_pa
     assert len(said) == WORKERS * 200 + 1
     if any(path.is_dir() for path in outbox.iterdir()):
         flush(kafka, outbox)
-    found = [event for event in events_on(kafka, EVENTS.name) if event.run_id.startswith("worker-")]
+    found = [event for event in events_on(kafka.endpoint, EVENTS.name) if event.run_id.startswith("worker-")]
     assert said - {event.event_id for event in found} == {out.split()[-1]}  # all but the parent's
     assert {event.run_id for event in found} == {f"worker-{number}" for number in range(WORKERS)}
     assert len({event.producer_id for event in found}) == WORKERS

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from agentledger.infra.stack import StackConfig, kafka_classpath
 from agentledger.infra.stack.kafka import KafkaService
 from agentledger.infra.stack.ports import free_port
 from agentledger.producers import Ledger
-from agentledger.schemas.codec import Codec
-from agentledger.schemas.events import Event
-from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import EVENTS, INTEGRITY
+from tests.kafka_broker import events_on
 
 pytestmark = pytest.mark.integration
 
@@ -50,26 +47,6 @@ def make_topics(servers: str) -> None:
         made.result(30)
 
 
-def read_events(servers: str, topic: str) -> list[Event]:
-    """Everything on the topic, up to its end now."""
-    codec = Codec(open_registry())
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "t", "enable.partition.eof": True})
-    try:
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
-        found: list[Event] = []
-        ends = 0
-        while ends < 4:
-            message = consumer.poll(20)
-            assert message is not None, "the broker has stopped answering"
-            if message.error() is None:
-                found.append(codec.decode(message.value()))
-            else:
-                ends += 1
-        return found
-    finally:
-        consumer.close()
-
-
 def act(ledger: Ledger, calls: int) -> None:
     with ledger.run("w") as run:
         for _ in range(calls):
@@ -80,9 +57,9 @@ def act(ledger: Ledger, calls: int) -> None:
 def check_all_arrived_once(ledger: Ledger, servers: str) -> None:
     counters = ledger.counters
     assert (counters.delivered, counters.waiting, counters.failed, counters.dropped) == (counters.emitted, 0, 0, {})
-    seqs = Counter(event.producer_seq for event in read_events(servers, EVENTS.name))
+    seqs = Counter(event.producer_seq for event in events_on(servers, EVENTS.name))
     assert seqs == Counter(range(counters.emitted))
-    assert read_events(servers, INTEGRITY.name) == []
+    assert events_on(servers, INTEGRITY.name) == []
 
 
 def test_a_broker_that_is_away_for_half_a_minute_costs_the_agent_nothing(kafka: KafkaService) -> None:
