@@ -23,6 +23,7 @@ from agentledger.schemas.events import PayloadChunk
 from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import PAYLOADS
 from agentledger.sinks.queries import Client, query
+from agentledger.sinks.retention import Policy
 from agentledger.sinks.tables import PAYLOADS as TABLE
 
 GROUP = "agentledger-payloads"
@@ -76,7 +77,7 @@ def run_payloads(config: PayloadsConfig, client: Any, codec: Codec, stop: thread
                 _commit(consumer)
             if time.monotonic() - expired_at > EXPIRE_EVERY_S or not expired_at:
                 expired_at = time.monotonic()
-                expire(client, config.keep_from_us)
+                _expire_or_warn(client, config.keep_from_us)
     except KafkaException as error:
         raise BrokerError(f"payloads can't be read: {error.args[0].str()}", where=PAYLOADS.name) from None
     finally:
@@ -135,6 +136,31 @@ def expire(client: Any, keep_from_us: Callable[[str], int | None]) -> None:
                 )
     except (ClickHouseError, OSError) as error:
         raise StoreError(f"old payloads can't be deleted: {str(error)[:300]}", where=TABLE) from None
+
+
+def keep_from_us(policy: Policy, *, knows_approvers: bool, now_us: int) -> int | None:
+    """From which ledger time on a tenant's payloads stay; None: all of them, as under a legal hold.
+
+    Without any approver's key a decision can't be told from a forgery. What is deleted is gone, so then a decision that
+    nobody can check keeps all.
+    """
+    if policy.holds:
+        return None
+    if policy.ignored and not knows_approvers:
+        log.warning(
+            "payloads of tenant %s are kept: no approver's key is here to check %d decisions with (approvers.pub in "
+            "the signer's folder)", policy.tenant_id, len(policy.ignored),
+        )  # fmt: skip
+        return None
+    return policy.before_us("payloads", now_us)
+
+
+def _expire_or_warn(client: Any, keep_from: Callable[[str], int | None]) -> None:
+    """What can't be deleted now is deleted an hour later: writing goes on."""
+    try:
+        expire(client, keep_from)
+    except StoreError as error:
+        log.warning("%s; the next look is in %d minutes", error, EXPIRE_EVERY_S // 60)
 
 
 def read_payloads(client: Client, event_id: str, part: str = "") -> list[Payload]:

@@ -63,10 +63,13 @@ def payload_writer() -> None:
 
 
 def _keep_from_us(settings: Settings, tenant_id: str) -> int | None:
+    from agentledger.infra.cli.evidence import read_approvers
     from agentledger.infra.cli.retention import policy_in_force
+    from agentledger.sinks.payloads import keep_from_us
 
     policy = policy_in_force(settings, tenant_id)
-    return None if policy.holds else int(policy.before_us("payloads", time.time_ns() // 1000))
+    now_us = time.time_ns() // 1000
+    return keep_from_us(policy, knows_approvers=bool(read_approvers(settings, None)), now_us=now_us)
 
 
 COMMANDS = {"payload": payload, "payload-writer": payload_writer}

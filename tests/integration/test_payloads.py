@@ -15,7 +15,16 @@ from agentledger.schemas.errors import StoreError, UsageError
 from agentledger.schemas.events import PayloadChunk, RunStarted
 from agentledger.schemas.hashing import canonical_json
 from agentledger.schemas.topics import PAYLOADS
-from agentledger.sinks.payloads import COLUMNS, PayloadsConfig, expire, insert, read_payloads, run_payloads
+from agentledger.sinks.payloads import (
+    COLUMNS,
+    PayloadsConfig,
+    expire,
+    insert,
+    keep_from_us,
+    read_payloads,
+    run_payloads,
+)
+from agentledger.sinks.retention import Policy
 from agentledger.sinks.tables import PAYLOADS as TABLE
 from tests.evidence_rig import CODEC, NOW_US, EvidenceRig, event
 
@@ -133,6 +142,19 @@ def test_old_payloads_go_by_tenant_and_not_under_a_legal_hold(running: Running) 
     expire(running.client, {"a": NOW_US + 10, "b": None, "c": NOW_US + 11}.get)
     left = running.client.query(f"SELECT tenant_id, count() FROM {TABLE} GROUP BY tenant_id").result_rows
     assert sorted(left) == [("a", 1), ("b", 2)]
+
+
+def policy(**facts: Any) -> Policy:
+    return Policy(**({"tenant_id": "acme", "days": {"payloads": 30, "trail": 183}, "holds": {}} | facts))
+
+
+def test_how_long_payloads_stay() -> None:
+    month_us = 30 * 86_400_000_000
+    assert keep_from_us(policy(), knows_approvers=False, now_us=NOW_US) == NOW_US - month_us
+    assert keep_from_us(policy(holds={"h": "r"}), knows_approvers=True, now_us=NOW_US) is None
+    unchecked = policy(ignored=["event 1: nobody trusted has signed it"])
+    assert keep_from_us(unchecked, knows_approvers=False, now_us=NOW_US) is None  # it may be a legal hold
+    assert keep_from_us(unchecked, knows_approvers=True, now_us=NOW_US) == NOW_US - month_us  # it is a forgery
 
 
 def test_a_chunk_is_an_event_like_the_others() -> None:
