@@ -36,6 +36,8 @@ _EXTENSION_VALUE: JsonSchema = {
     ]
 }
 _ATTRIBUTE: JsonSchema = {**_TEXT, "minLength": 1}
+# In some languages `$` matches before a last line break too: a validator there would let a name pass that is refused.
+_ATTRIBUTE_NAME: JsonSchema = {"pattern": f"^{ATTRIBUTE_NAME}$", "not": {"pattern": "[^a-z0-9]"}}
 _GATEWAY_DOCS = {
     "event_id": "Identity of this event everywhere. Left out: it follows from the content, so a resend counts once.",
     "producer_id": "Who emits; left out: the name of the API key.",
@@ -95,7 +97,7 @@ def cloud_event_schema(record: str) -> JsonSchema:
             },
         },
         "additionalProperties": _EXTENSION_VALUE,
-        "propertyNames": {"pattern": f"^{ATTRIBUTE_NAME}$"},
+        "propertyNames": _ATTRIBUTE_NAME,
         "maxProperties": ATTRIBUTES_MAX,
         "required": ["specversion", "type", "source", "id", "data"],
         "allOf": [_either("time", "occurred_at"), _either("subject", "run_id")],

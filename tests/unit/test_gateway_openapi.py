@@ -11,10 +11,12 @@ import schemathesis
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from schemathesis import Case
 from schemathesis.generation import GenerationMode
 
 from agentledger.producers.gateway.event_fields import FACTS
+from agentledger.producers.gateway.json_schemas import cloud_event_schema
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.registry import LockFileRegistry
@@ -53,6 +55,18 @@ def test_what_is_described_is_so(label: str, mode: GenerationMode) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {RIG.key}"})
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_good"),
+    [("a", True), ("0", True), ("a" * 64, True), ("a" * 65, False), ("", False), ("a\n", False), ("A", False)],
+)
+def test_an_attributes_name_is_good_for_the_description_where_it_is_for_the_gateway(name: str, is_good: bool) -> None:
+    data = {"run_id": "r", "occurred_at": "2026-11-21T10:00:00Z"}
+    item = {"specversion": "1.0", "type": "RunStarted", "source": "s", "id": "1", "data": data, name: "x"}
+    assert Draft202012Validator(cloud_event_schema("RunStarted")).is_valid(item) is is_good
+    said = post("/v1/events", json.dumps(item).encode(), "application/cloudevents+json")
+    assert said["results"][0]["status"] == ("accepted" if is_good else "rejected")
 
 
 def post(path: str, body: bytes, media_type: str, coding: str = "identity") -> Any:
