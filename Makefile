@@ -47,9 +47,10 @@ check: $(INSTALLED)
 	$(BIN)/python -m agentledger.infra.codegen --check
 	$(BIN)/agentledger schemas check
 
-# Two tests at a time: many wait for services most of the time, and each file starts services of its own.
+# Three files at a time, also on two cores: many tests wait for services, and each file starts its own. The long
+# ones, with services, come first, so that short ones fill the end.
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # A copy of our sources with compiled folds, for whoever has a C compiler: PYTHONPATH=build/compiled agentledger worker
 compile: $(INSTALLED)

@@ -79,7 +79,7 @@ def clickhouse_with_views(folder: Path) -> Iterator[tuple[Any, str]]:
     service.start()
     try:
         service.wait_ready(time.monotonic() + 60)
-        client = clickhouse_connect.get_client(host="127.0.0.1", port=http)
+        client = clickhouse_connect.get_client(host="127.0.0.1", port=http, autogenerate_session_id=False)
         migrate(client)
         yield client, f"http://127.0.0.1:{http}"
         client.close()

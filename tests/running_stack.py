@@ -81,6 +81,11 @@ class RunningStack:
         found: dict[str, str] = state["endpoints"]
         return found
 
+    def exports(self) -> dict[str, str]:
+        """What `eval "$(agentledger env)"` sets."""
+        lines = self.cli("env").stdout.splitlines()
+        return dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+
     def settle(self, sql: str, is_done: Callable[[dict[str, Any]], bool], wait_s_max: float = 120) -> dict[str, Any]:
         """Ask until the answer is as wanted twice in a row; the last answer, wanted or not, at the time-out."""
         deadline = time.monotonic() + wait_s_max

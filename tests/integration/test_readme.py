@@ -35,12 +35,6 @@ RUN_LOG = """{"run_id":"a9c2","step":1,"type":"model_call","model":"gpt-4.1","to
 """  # noqa: E501 (exactly the lines of the issue)
 
 
-def exports_of(stack: RunningStack) -> dict[str, str]:
-    """What `eval "$(agentledger env)"` sets."""
-    lines = stack.cli("env").stdout.splitlines()
-    return dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
-
-
 def run_example(stack: RunningStack, page: str, name: str, folder: Path) -> None:
     """Run the program that a page shows under this name."""
     text = (ROOT / page).read_text("utf-8")
@@ -49,7 +43,7 @@ def run_example(stack: RunningStack, page: str, name: str, folder: Path) -> None
     script.write_text(program, "utf-8")
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**stack.env, **exports_of(stack)},
+        env={**stack.env, **stack.exports()},
         capture_output=True,
         text=True,
         timeout=60,
@@ -59,10 +53,11 @@ def run_example(stack: RunningStack, page: str, name: str, folder: Path) -> None
 
 
 def test_the_example_records_a_run_that_is_then_seen(stack: RunningStack, tmp_path: Path) -> None:
-    assert exports_of(stack).keys() == {
+    assert stack.exports().keys() == {
         "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS",
         "AGENTLEDGER_CLICKHOUSE_URL",
         "AGENTLEDGER_GATEWAY_URL",
+        "AGENTLEDGER_CONSOLE_URL",
     }
     run_example(stack, "README.md", "sdk-example", tmp_path)
     row = stack.settle(
@@ -95,7 +90,7 @@ def test_a_program_that_opentelemetry_traces_is_recorded_by_three_lines(stack: R
 @pytest.mark.traces
 def test_recordings_sent_as_otlp_are_the_rows_that_importing_them_gives(stack: RunningStack) -> None:
     folder = traces_folder() / "otel-any-agent"
-    url = f"{exports_of(stack)['AGENTLEDGER_GATEWAY_URL']}/v1/traces"
+    url = f"{stack.exports()['AGENTLEDGER_GATEWAY_URL']}/v1/traces"
     for path in sorted(folder.glob("*.json.gz")):
         body = gzip.compress(recorded_request(path).SerializeToString())
         headers = {"Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
