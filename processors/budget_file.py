@@ -16,8 +16,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agentledger.processors.budget_windows import SLIDING_MS_MAX, WINDOWS, zone
-from agentledger.processors.yaml_lines import YamlLines
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.yaml_lines import YamlLines
 
 TOOL_RETRIES_USUAL = 2  # of the short form: a tool call and its two retries have failed
 SHAPE = """\

@@ -32,6 +32,33 @@ class Event:
 
 
 @dataclass(slots=True, kw_only=True)
+class AlertAcknowledged(Event):
+    """A person has taken an alert on."""
+
+    alert_id: str
+    dedup_key: str = ""
+    acknowledged_by: str = ""
+    reason: str = ""
+    via: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class AlertDelivered(Event):
+    """What became of one attempt to tell a channel of alerts."""
+
+    channel: str = ""
+    kind: str = ""
+    action: str = ""
+    status: str = ""
+    dedup_key: str = ""
+    covered_alert_ids: list[str] = field(default_factory=list)
+    covered_alerts: int = 0
+    attempt: int = 1
+    http_status: int | None = None
+    error_type: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
 class AlertRaised(Event):
     """Something needs a person's attention."""
 
@@ -538,6 +565,8 @@ class ValidationCompleted(Event):
 
 
 EVENT_TYPES: dict[str, type[Event]] = {
+    "AlertAcknowledged": AlertAcknowledged,
+    "AlertDelivered": AlertDelivered,
     "AlertRaised": AlertRaised,
     "AlertResolved": AlertResolved,
     "AlertUpdated": AlertUpdated,

@@ -54,6 +54,8 @@ _DERIVED = {
     "AlertRaised": ALERTS,
     "AlertUpdated": ALERTS,
     "AlertResolved": ALERTS,
+    "AlertAcknowledged": ALERTS,
+    "AlertDelivered": INTEGRITY,
     "ControlIssued": CONTROL,
     "CheckpointSigned": INTEGRITY,
     "GapDetected": INTEGRITY,

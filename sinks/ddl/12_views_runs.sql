@@ -245,7 +245,7 @@ FROM
                 'CostRated', 'OutcomeCosted', 'BudgetDeclared', 'HoldRequested', 'HoldReported', 'HoldDecided', 'BudgetHeld',
                 'BudgetSettled', 'BudgetReleased', 'BudgetThresholdCrossed', 'BudgetExceeded', 'AlertRaised', 'AlertUpdated',
                 'AlertResolved', 'ControlIssued', 'CheckpointSigned', 'GapDetected', 'ConflictDetected', 'RetentionRecorded',
-                'RunBudgetDeclared'
+                'RunBudgetDeclared', 'AlertAcknowledged', 'AlertDelivered'
             ) AND topic != 'agentledger.budgets.v1' AS is_fact, -- there even approvals are concluded: they ask for more budget
             is_fact AND event_type != 'OutcomeRecorded' AS is_activity,
             requestor IN ('', 'assistant') AS is_agent,

@@ -41,6 +41,8 @@ DESIGN_RECORDS = [
     "ConflictDetected",
 ]
 FOR_BUDGETS_AND_ALERTS = [
+    "AlertAcknowledged",
+    "AlertDelivered",
     "AlertUpdated",
     "BudgetDeclared",
     "HoldDecided",
