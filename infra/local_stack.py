@@ -31,6 +31,7 @@ PROGRAMS = (
     Program("gateway", ["gateway"], endpoint_variable=GATEWAY_URL),
     Program("console", ["console"], endpoint_variable=CONSOLE_URL),
 )
+NOTIFY = Program("notify", ["notify", "run"])  # where a notify file says whom to tell
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
 # As whom a program signs in at ClickHouse; the others don't go there.
@@ -77,7 +78,8 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             if not keys.private_path.exists():
                 keys.new(f"{socket.gethostname()}/agentledger")
 
-    programs = [_signed_in(program, passwords) for program in (PROGRAMS if memory else (*PROGRAMS, SIGNER))]
+    wanted = [*PROGRAMS, *([] if memory else [SIGNER]), *([NOTIFY] if settings.notify_file else [])]
+    programs = [_signed_in(program, passwords) for program in wanted]
     return Stack(config, programs=programs, prepare=prepare, program_env=program_env)
 
 

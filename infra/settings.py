@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     console_session_secret: SecretStr = Field(
         SecretStr(""), description="Signs sessions, 32 characters or more; empty: a new one at each start ends them."
     )
+    notify_file: Path | None = Field(
+        None, description="Notify file (YAML): who is told of which alerts, how; empty: nobody is."
+    )
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Where programs show their metrics.")
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Port of a program's metrics (Prometheus), one for each program; 0: none."
@@ -156,6 +159,7 @@ class Settings(BaseSettings):
         "outbox_dir",
         "prices_file",
         "rules_file",
+        "notify_file",
         "signer_dir",
         "checkpoints_dir",
         "witnesses_file",

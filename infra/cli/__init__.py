@@ -60,6 +60,7 @@ _MODULES = {
     "payload-writer": "payloads",
     "gateway": "gateway",
     "console": "console",
+    "notify": "notify",
 }
 
 

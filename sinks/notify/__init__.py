@@ -1,0 +1,1 @@
+"""Alerts that reach people: who is told of what, over which channel, once."""

@@ -1,0 +1,164 @@
+"""The notify program: reads the alerts' topic, tells people, and says in the ledger what it told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from agentledger.schemas import Codec
+from agentledger.schemas.errors import AgentledgerError, BrokerError
+from agentledger.schemas.events import Event
+from agentledger.schemas.ready import say_ready
+from agentledger.schemas.topics import ALERTS, INTEGRITY
+from agentledger.sinks.announcing import Announcer
+from agentledger.sinks.notify.channels import open_channels, rules_of
+from agentledger.sinks.notify.desk import Desk
+from agentledger.sinks.notify.dispatcher import Dispatcher
+from agentledger.sinks.notify.settings import NotifyFile
+from agentledger.sinks.notify.state import NotifyState
+from agentledger.sinks.writer import topic_id
+
+GROUP = "agentledger-notify"  # for quotas and logs alone: where it stands is in its own file
+BATCH_RECORDS_MAX = 1000  # of about 1 kB each; one transaction
+POLL_S = 0.2
+POLL_BUSY_S = 0.02  # while something is being sent, its end is waited for, too
+METADATA_S_MAX = 20.0
+SAY_AT_ONCE_MAX = 100
+SAY_AGAIN_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NotifyConfig:
+    """What the program needs. `kafka` holds librdkafka's settings; `state_path` is its own file."""
+
+    kafka: dict[str, Any] = field(repr=False)
+    kafka_instance: str
+    state_path: Path
+    file: NotifyFile
+
+
+def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> None:
+    """Tell people of alerts until `stop` is set. Raises BrokerError, ConfigurationError."""
+    channels = open_channels(config.file.channels)
+    desk = Desk(config.file, {name: rules_of(channel) for name, channel in config.file.channels.items()})
+    dispatcher = Dispatcher(desk, NotifyState(config.state_path), channels, codec)
+    sayer = Sayer(dispatcher.state, lambda: Announcer(config.kafka, codec), codec)
+    try:
+        reader = AlertsReader(config, dispatcher.state, codec)
+        try:
+            say_ready()
+            while not stop.is_set():
+                reader.read_into(dispatcher)
+                if reader.is_caught_up:  # what was resolved while nobody listened wakes nobody
+                    dispatcher.step()
+                sayer.say()
+        finally:
+            reader.close()
+    except KafkaException as error:
+        raise BrokerError(f"alerts can't be read: {error.args[0].str()}", where=ALERTS.name) from None
+    finally:
+        dispatcher.close()
+
+
+class AlertsReader:
+    """Reads all partitions of the alerts' topic from where the state says. Raises KafkaException, BrokerError."""
+
+    def __init__(self, config: NotifyConfig, state: NotifyState, codec: Codec) -> None:
+        self._codec = codec
+        self._log_id = topic_id(config.kafka, ALERTS.name, config.kafka_instance)
+        self._consumer = Consumer({
+            **config.kafka, "group.id": GROUP, "enable.auto.commit": False, "auto.offset.reset": "earliest",
+            "enable.partition.eof": True, "queued.max.messages.kbytes": 16_384,
+        })  # fmt: skip
+        known = state.positions(self._log_id)
+        metadata = self._consumer.list_topics(ALERTS.name, METADATA_S_MAX).topics[ALERTS.name]
+        if metadata.error is not None:
+            raise BrokerError(metadata.error.str(), where=ALERTS.name, next_step="agentledger init makes the topics")
+        self._behind = set(metadata.partitions)
+        self._consumer.assign(
+            [TopicPartition(ALERTS.name, number, known.get(number, OFFSET_BEGINNING)) for number in self._behind]
+        )
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether each partition has been read to its end once."""
+        return not self._behind
+
+    def read_into(self, dispatcher: Dispatcher) -> None:
+        """Read what is there, at most a batch, and have it kept."""
+        wait_s = POLL_BUSY_S if dispatcher.is_sending else POLL_S
+        first = self._consumer.poll(wait_s)
+        messages = [] if first is None else [first, *self._consumer.consume(BATCH_RECORDS_MAX - 1, 0)]
+        events: list[tuple[Event, int]] = []
+        positions: dict[int, int] = {}
+        for message in messages:
+            if self._is_record(message):
+                positions[_number(message.partition())] = _number(message.offset()) + 1
+                event = self._decoded(message)
+                if event is not None:
+                    events.append((event, message.timestamp()[1] * 1000))
+        if positions:
+            dispatcher.take(events, self._log_id, positions)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._behind.discard(_number(message.partition()))
+        elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+            log.warning("alerts can't be read at the moment: %s", error.str())
+        return False
+
+    def _decoded(self, message: Message) -> Event | None:
+        try:
+            return self._codec.decode(message.value())
+        except AgentledgerError as error:  # the writer keeps it, and what is wrong with it, in the trail
+            log.warning(
+                "an alert was passed over: %s (%s, partition %s, offset %s)", error, ALERTS.name, message.partition(),
+                message.offset(),
+            )  # fmt: skip
+            return None
+
+
+class Sayer:
+    """Brings events that wait in the state to Kafka, the oldest first; without a broker they wait on."""
+
+    def __init__(self, state: NotifyState, connect: Callable[[], Announcer], codec: Codec) -> None:
+        self._state = state
+        self._connect = connect
+        self._codec = codec
+        self._announcer: Announcer | None = None
+        self._not_before_s = 0.0
+
+    def say(self) -> None:
+        """Say some of what waits."""
+        waiting = self._state.unsaid(SAY_AT_ONCE_MAX) if time.monotonic() >= self._not_before_s else []
+        try:
+            for seq, value in waiting:
+                self._announcer = self._announcer or self._connect()
+                self._announcer.announce(self._codec.decode(value), INTEGRITY.name)
+                self._state.has_said(seq)
+        except BrokerError as error:
+            log.warning("what was delivered is said in the ledger later: %s", error)
+            self._announcer = None  # one that has lost its broker stays lost
+            self._not_before_s = time.monotonic() + SAY_AGAIN_S
+
+
+def _number(value: int | None) -> int:
+    if value is None:
+        raise ValueError("a message without a place")
+    return value
