@@ -1,0 +1,253 @@
+"""`agentledger notify run` against real Kafka, a real Alertmanager and a server in place of PagerDuty and Slack: a
+storm in the middle of which the program is killed, and an incident from its page to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from agentledger.infra.stack.kafka import KafkaService
+from agentledger.infra.stack.ports import free_port
+from agentledger.schemas import Codec, open_registry
+from agentledger.schemas.events import AlertAcknowledged, AlertDelivered, AlertRaised, AlertResolved, Event
+from agentledger.schemas.topics import ALERTS, INTEGRITY
+from agentledger.sinks.notify.state import read_status
+from tests.kafka_broker import events_on, kafka_broker
+from tests.page_receiver import Answer, Got, page_receiver
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+CODEC = Codec(open_registry())
+ALERTS_SENT, KINDS, KILLS = 10_000, 50, 3
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
+    with kafka_broker(tmp_path_factory.mktemp("kafka")) as service:
+        yield service
+
+
+class Notify:
+    """The program, in a process of its own, on a folder of its own."""
+
+    def __init__(self, folder: Path, servers: str, notify_file: str, **env: str) -> None:
+        folder.mkdir()
+        path = folder / "notify.yaml"
+        path.write_text(notify_file, "utf-8")
+        self.ready = folder / "ready"
+        self.state_path = folder / "notify" / "notify.sqlite"
+        self.env = {
+            **os.environ, "AGENTLEDGER_DATA_DIR": str(folder), "AGENTLEDGER_NOTIFY_FILE": str(path),
+            "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": servers, "AGENTLEDGER_READY_FILE": str(self.ready), **env,
+        }  # fmt: skip
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, until it works."""
+        self.ready.unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-m", "agentledger.infra.cli", "notify", "run"], env=self.env)
+        wait_for(lambda: self.ready.exists() or process.poll() is not None)
+        assert process.poll() is None, "notify ended by itself"
+        return process
+
+    def told(self) -> Counter[str]:
+        """How many pages stand at what."""
+        incidents, _, _ = read_status(self.state_path)
+        return Counter(page.told for incident in incidents for page in incident.pages.values())
+
+
+def wait_for(holds: Callable[[], bool], s_max: float = 60) -> None:
+    """Look again and again until it holds."""
+    deadline = time.monotonic() + s_max
+    while not holds():
+        assert time.monotonic() < deadline, "it didn't come to that"
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
+    """Send the signal and wait."""
+    process.send_signal(number)
+    process.wait(30)
+
+
+def about(kind: type[Event], name: str, tenant: str, **own: Any) -> Event:
+    """An event about the alert of this name."""
+    return kind(
+        event_id=str(uuid.uuid4()), tenant_id=tenant, producer_id="test", producer_seq=-1, run_id=name,
+        occurred_at=time.time_ns() // 1000, alert_id=str(uuid.uuid5(uuid.NAMESPACE_URL, tenant + name)), **own,
+    )  # fmt: skip
+
+
+def send(servers: str, events: list[Event]) -> None:
+    """Put them on the alerts' topic."""
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
+    for event in events:
+        producer.produce(ALERTS.name, CODEC.encode(event), event.run_id.encode())
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+STORM_FILE = """
+channels:
+  oncall: {{kind: pagerduty, routing_key: env:PD, url: "{url}/pd", allow_private: true, pages_per_minute_max: 600}}
+  team: {{kind: slack, url: env:SLACK, allow_private: true, pages_per_minute_max: 600}}
+routes:
+- {{name: storm, match: {{tenant: [storm]}}, channels: [oncall, team]}}
+- {{name: rest, channels: []}}
+"""
+
+
+def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_path: Path, kafka: KafkaService) -> None:
+    """Killed while pages are under way: PagerDuty may be told twice under one key, which is one page there; of Slack,
+    which has no keys, each page came once, or is listed as given up."""
+
+    def slowly(got: Got) -> Answer:
+        time.sleep(0.15)
+        return Answer(202 if got.path == "/pd" else 200)
+
+    storm = [
+        about(AlertRaised, f"run-{number}", "storm", rule=f"rule-{number % KINDS}", severity="critical", summary="!")
+        for number in range(ALERTS_SENT)
+    ]
+    with page_receiver(choose=slowly) as receiver:
+        notify = Notify(
+            tmp_path / "storm", kafka.endpoint, STORM_FILE.format(url=receiver.url), PD=KEY, SLACK=receiver.url + "/s"
+        )
+        process = notify.start()
+        send(kafka.endpoint, storm)
+        for kill in range(KILLS):
+            wanted = len(receiver.got) + 10
+            wait_for(lambda wanted=wanted: len(receiver.got) >= wanted)
+            end(process, signal.SIGKILL)
+            process = notify.start()
+            assert process.poll() is None, f"kill {kill}"
+
+        def all_settled() -> bool:
+            told = notify.told()
+            return told["trigger"] + told["given_up"] == 2 * KINDS
+
+        wait_for(all_settled)
+        incidents, given_up, _ = read_status(notify.state_path)
+        wait_for(lambda: read_status(notify.state_path)[2] == 0)  # Kafka has what was said
+        end(process)
+        pages = Counter(got.json["dedup_key"] for got in receiver.got if got.path == "/pd")
+        texts = Counter(rule_in(got.body.decode()) for got in receiver.got if got.path == "/s")
+
+    assert sum(incident.open_alerts for incident in incidents) == ALERTS_SENT  # none lost
+    assert len(pages) == KINDS  # one incident at PagerDuty for each kind
+    assert set(texts.values()) == {1}  # none twice
+    lost = {one["rule"] for one in given_up}
+    assert all(one["channel"] == "team" and one["fault"] == "unsure" for one in given_up)
+    assert texts.keys() | lost == {f"rule-{number}" for number in range(KINDS)}
+
+    said = [event for event in events_on(kafka.endpoint, INTEGRITY.name) if isinstance(event, AlertDelivered)]
+    by_id = {event.event_id: event for event in said}
+    assert sorted(event.producer_seq for event in by_id.values()) == list(range(len(by_id)))  # dense: none lost
+    final = Counter((event.channel, event.status) for event in by_id.values() if event.status != "failed")
+    assert final["oncall", "sent"] == KINDS
+    assert final["team", "sent"] + final["team", "given_up"] == KINDS
+    assert final["team", "given_up"] == len(lost)
+
+
+def rule_in(body: str) -> str:
+    """The rule that a Slack message is about."""
+    fields = [field["text"] for block in json.loads(body)["blocks"] for field in block.get("fields", [])]
+    return next(text.removeprefix("rule: ") for text in fields if text.startswith("rule: "))
+
+
+ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+ALERTMANAGER_FILE = """
+route: {{receiver: people, group_by: [tenant], group_wait: 1s, group_interval: 1s, repeat_interval: 1h}}
+receivers:
+- name: people
+  webhook_configs: [{{url: "{url}/people", send_resolved: true}}]
+"""
+NOTIFY_FILE = """
+channels:
+  am: {{kind: alertmanager, url: "{alertmanager}"}}
+  oncall: {{kind: pagerduty, routing_key: env:PD, url: "{url}/pd", allow_private: true}}
+routes:
+- {{name: live, match: {{tenant: [live]}}, channels: [am, oncall]}}
+- {{name: rest, channels: []}}
+"""
+
+
+def test_a_real_alertmanager_receives_groups_and_resolves(tmp_path: Path, kafka: KafkaService) -> None:
+    assert ALERTMANAGER, "apt-get install prometheus-alertmanager"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with page_receiver(Answer(200)) as people:
+        config = tmp_path / "alertmanager.yml"
+        config.write_text(ALERTMANAGER_FILE.format(url=people.url), "utf-8")
+        command = [
+            ALERTMANAGER, f"--config.file={config}", f"--storage.path={tmp_path / 'am'}",
+            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        ]  # fmt: skip
+        alertmanager = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        notify = Notify(tmp_path / "live", kafka.endpoint, NOTIFY_FILE.format(url=people.url, alertmanager=url), PD=KEY)
+        process = None
+        try:
+            wait_for(lambda: answers(f"{url}/-/ready"))
+            process = notify.start()
+            names = [("a", "loop"), ("b", "loop"), ("c", "runaway")]
+            send(
+                kafka.endpoint,
+                [
+                    about(
+                        AlertRaised,
+                        name,
+                        "live",
+                        rule=rule,
+                        severity="critical",
+                        summary=f"{name}: $2.10 of $2.00",
+                    )
+                    for name, rule in names
+                ],
+            )
+            wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "firing"))
+            send(kafka.endpoint, [about(AlertAcknowledged, "a", "live", acknowledged_by="ann")])
+            wait_for(lambda: any(one.path == "/pd" and one.json["event_action"] == "acknowledge" for one in people.got))
+            send(kafka.endpoint, [about(AlertResolved, name, "live") for name, _ in names])
+            wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "resolved"))
+            wait_for(lambda: not notify.told())
+        finally:
+            if process is not None:
+                end(process)
+            end(alertmanager)
+    groups = [got.json["groupLabels"] for got in people.got if got.path == "/people"]
+    assert {json.dumps(labels) for labels in groups} == {'{"tenant": "live"}'}
+    page = next(got.json["alerts"][0] for got in people.got if got.path == "/people")
+    assert page["labels"]["severity"] == "critical"
+    assert "of $2.00" in page["annotations"]["summary"]
+    actions = [(got.json["dedup_key"], got.json["event_action"]) for got in people.got if got.path == "/pd"]
+    assert len(set(actions)) == len(actions) == 5  # two triggered, one acknowledged, two resolved
+    assert Counter(action for _, action in actions) == {"trigger": 2, "acknowledge": 1, "resolve": 2}
+
+
+def answers(url: str) -> bool:
+    """Whether somebody is there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def firing(got: list[Got], status: str) -> set[str]:
+    """Names of the alerts that people were told of with this status."""
+    told = [alert for one in got if one.path == "/people" for alert in one.json["alerts"]]
+    return {alert["labels"]["alertname"] for alert in told if alert["status"] == status}
