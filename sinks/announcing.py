@@ -29,12 +29,14 @@ class Announcer:
              "delivery.timeout.ms": round(wait_s_max * 1000), "error_cb": self._broker_failed}
         )  # fmt: skip
 
-    def announce(self, event: Event, topic: str) -> None:
-        """Publish the event, keyed by its producer; returns when the broker has it. Raises BrokerError, at once where
-        no broker can be reached."""
+    def announce(self, event: Event, topic: str, key: str = "") -> None:
+        """Publish the event, keyed by `key`, or else its producer; returns when the broker has it.
+
+        Raises BrokerError, at once where no broker can be reached.
+        """
         self._failure = None
         self._producer.produce(
-            topic, self._codec.encode(event), event.producer_id.encode(), on_delivery=self._delivered
+            topic, self._codec.encode(event), (key or event.producer_id).encode(), on_delivery=self._delivered
         )
         deadline = time.monotonic() + self._wait_s_max
         while self._failure is None and not self._is_away and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from agentledger.schemas import Codec
-from agentledger.schemas.errors import AgentledgerError, BrokerError
+from agentledger.schemas.errors import AgentledgerError, BrokerError, MissingLibraryError
 from agentledger.schemas.events import Event
 from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import ALERTS, INTEGRITY
@@ -21,7 +21,7 @@ from agentledger.sinks.announcing import Announcer
 from agentledger.sinks.notify.channels import open_channels, rules_of
 from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.dispatcher import Dispatcher
-from agentledger.sinks.notify.settings import NotifyFile
+from agentledger.sinks.notify.settings import Incoming, NotifyFile
 from agentledger.sinks.notify.state import NotifyState
 from agentledger.sinks.writer import topic_id
 
@@ -51,10 +51,13 @@ def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> Non
     channels = open_channels(config.file.channels)
     desk = Desk(config.file, {name: rules_of(channel) for name, channel in config.file.channels.items()})
     dispatcher = Dispatcher(desk, NotifyState(config.state_path), channels, codec)
+    listener: threading.Thread | None = None
     sayer = Sayer(dispatcher.state, lambda: Announcer(config.kafka, codec), codec)
     try:
         reader = AlertsReader(config, dispatcher.state, codec)
         try:
+            if config.file.incoming is not None:
+                listener = _listen(config, config.file.incoming, codec, stop)
             say_ready()
             while not stop.is_set():
                 reader.read_into(dispatcher)
@@ -67,6 +70,23 @@ def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> Non
         raise BrokerError(f"alerts can't be read: {error.args[0].str()}", where=ALERTS.name) from None
     finally:
         dispatcher.close()
+        if listener is not None:
+            listener.join()
+
+
+def _listen(config: NotifyConfig, incoming: Incoming, codec: Codec, stop: threading.Event) -> threading.Thread:
+    """Take answers to pages, one at a time: each is on the alerts' topic before it is answered."""
+    try:
+        from agentledger.sinks.notify.incoming_server import serve_incoming  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(error.name or "a library", "notify") from None
+    one_at_a_time = threading.Lock()
+
+    def announce(event: Event) -> None:
+        with one_at_a_time:
+            Announcer(config.kafka, codec).announce(event, ALERTS.name, key=event.run_id)
+
+    return serve_incoming(incoming, config.state_path, announce, stop)
 
 
 class AlertsReader:

@@ -156,6 +156,14 @@ class Route(_Strict):
     escalate: tuple[Escalation, ...] = Field((), max_length=10)
 
 
+class Incoming(_Strict):
+    """Where answers to pages come back: a listener, and the secret that they are signed with."""
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: int = Field(8392, ge=1, le=65535)
+    secret: Reference
+
+
 class NotifyFile(_Strict):
     """Everything that the file says. `console_url`: the console's address as people open it; empty: no link."""
 
@@ -163,6 +171,7 @@ class NotifyFile(_Strict):
     forget_after_hours: float = Field(24.0, ge=0.1, le=2160)
     channels: dict[Name, Channel] = Field(min_length=1, max_length=CHANNELS_MAX)
     routes: tuple[Route, ...] = Field(min_length=1, max_length=ROUTES_MAX)
+    incoming: Incoming | None = None
 
 
 class NotifyFileError(ConfigurationError):

@@ -20,6 +20,7 @@ from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.incidents import Delivery, Incident, Page
 
 VERSION = 1
+ANSWERED_MAX = 1_000  # events that one answer makes; whoever resolves more than that has a budget to look at
 GIVEN_UP_MAX = 10_000  # listed by `notify status`; all of them are in the ledger, too
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -165,6 +166,22 @@ def read_status(path: Path) -> tuple[list[Incident], list[dict[str, Any]], int]:
             f"no state of notify is here: {error}", where=str(path), next_step="start agentledger notify run first"
         ) from None
     return incidents, lost, int(unsaid)
+
+
+def alerts_of_page(path: Path, dedup_key: str) -> list[Alert]:
+    """The open alerts of the page with this key, at most ANSWERED_MAX. Raises ConfigurationError."""
+    sql = (
+        "SELECT value FROM alerts WHERE json_extract(value, '$.incident') = "
+        "(SELECT key FROM incidents WHERE json_extract(value, '$.dedup_key') = ?) LIMIT ?"
+    )
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            return [Alert(**json.loads(text)) for (text,) in db.execute(sql, (dedup_key, ANSWERED_MAX))]
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"the state of notify can't be read: {error}", where=str(path)) from None
 
 
 def _incident(value: dict[str, Any]) -> Incident:
