@@ -35,9 +35,18 @@ class Answer(NamedTuple):
 
 
 class PageReceiver:
-    """Answers with what `answers` says of a request: a sequence of which the last goes on, or a function."""
+    """Answers with what `answers` says of a request: a sequence of which the last goes on, or a function.
 
-    def __init__(self, *answers: Answer, choose: Callable[[Got], Answer] | None = None) -> None:
+    `before` is called with each request before it is answered, and may wait.
+    """
+
+    def __init__(
+        self,
+        *answers: Answer,
+        choose: Callable[[Got], Answer] | None = None,
+        before: Callable[[Got], None] | None = None,
+    ) -> None:
+        self._before = before
         self.got: list[Got] = []
         self._answers = list(answers) or [Answer()]
         self._choose = choose
@@ -49,15 +58,20 @@ class PageReceiver:
         """Keep the request, choose its answer."""
         with self._lock:
             self.got.append(got)
+        if self._before is not None:
+            self._before(got)
+        with self._lock:
             if self._choose is not None:
                 return self._choose(got)
             return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 @contextlib.contextmanager
-def page_receiver(*answers: Answer, choose: Callable[[Got], Answer] | None = None) -> Iterator[PageReceiver]:
+def page_receiver(
+    *answers: Answer, choose: Callable[[Got], Answer] | None = None, before: Callable[[Got], None] | None = None
+) -> Iterator[PageReceiver]:
     """The server, on a free port of this machine, while the block runs."""
-    receiver = PageReceiver(*answers, choose=choose)
+    receiver = PageReceiver(*answers, choose=choose, before=before)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

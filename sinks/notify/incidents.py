@@ -13,7 +13,7 @@ from agentledger.sinks.notify.alerts import Alert
 
 Action = Literal["trigger", "update", "acknowledge", "resolve", "refresh"]
 Status = Literal["sent", "failed", "given_up"]
-Fault = Literal["", "refused", "busy", "unreachable", "unsure", "too_late"]
+Fault = Literal["", "refused", "busy", "unreachable", "unsure"]
 PAUSE_S_MAX = 300.0  # between two attempts
 RETRY_AFTER_S_MAX = 3600.0  # what a channel may ask for; more would be as good as giving up
 SAMPLE_MAX = 16  # alert ids in what is said of a delivery

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
 
 from agentledger.sinks.notify.alerts import NAME_CHARS_MAX, Alert, plain
@@ -51,7 +51,11 @@ def _matches(alert: Alert, route: Route) -> bool:
         (match.severity, alert.severity), (match.tenant, alert.tenant_id), (match.workflow, alert.workflow),
         (match.team, alert.team), (match.rule, alert.rule),
     )  # fmt: skip
-    return all(not names or any(fnmatchcase(value, name) for name in names) for names, value in wanted)
+    return all(not names or any(_fits(name, value) for name in names) for names, value in wanted)
+
+
+def _fits(pattern: str, value: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
 
 
 def _value(alert: Alert, name: str) -> str:

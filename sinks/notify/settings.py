@@ -28,7 +28,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Severity = Literal["info", "warning", "critical"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-Field_ = Literal["tenant", "workflow", "team", "rule", "severity", "scope", "scope_value", "run"]
+GroupField = Literal["tenant", "workflow", "team", "rule", "severity", "scope", "scope_value", "run"]
 WORK_WEEK: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -150,7 +150,7 @@ class Route(_Strict):
     name: Name
     match: Match = Match()
     channels: tuple[Name, ...] = Field(max_length=CHANNELS_MAX)
-    group_by: tuple[Field_, ...] = ("tenant", "rule")
+    group_by: tuple[GroupField, ...] = ("tenant", "rule")
     group_wait_s: float = Field(0.0, ge=0, le=600)
     update_every_s: float = Field(300.0, ge=1, le=86_400)
     escalate: tuple[Escalation, ...] = Field((), max_length=10)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -25,6 +26,7 @@ from agentledger.infra.stack.ports import free_port
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import AlertAcknowledged, AlertDelivered, AlertRaised, AlertResolved, Event
 from agentledger.schemas.topics import ALERTS, INTEGRITY
+from agentledger.sinks.notify.dispatcher import AT_ONCE_MAX
 from agentledger.sinks.notify.state import read_status
 from tests.kafka_broker import events_on, kafka_broker
 from tests.page_receiver import Answer, Got, page_receiver
@@ -115,24 +117,35 @@ def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_pa
     """Killed while pages are under way: PagerDuty may be told twice under one key, which is one page there; of Slack,
     which has no keys, each page came once, or is listed as given up."""
 
-    def slowly(got: Got) -> Answer:
-        time.sleep(0.15)
-        return Answer(202 if got.path == "/pd" else 200)
+    gate, held = threading.Event(), Counter[str]()  # by path: requests that came and got no answer
+    lock = threading.Lock()
+
+    def when_let(got: Got) -> None:
+        with lock:
+            held[got.path] += 1
+        gate.wait(60)
+        with lock:
+            held[got.path] -= 1
 
     storm = [
         about(AlertRaised, f"run-{number}", "storm", rule=f"rule-{number % KINDS}", severity="critical", summary="!")
         for number in range(ALERTS_SENT)
     ]
-    with page_receiver(choose=slowly) as receiver:
+    with page_receiver(Answer(200), before=when_let) as receiver:
         notify = Notify(
             tmp_path / "storm", kafka.endpoint, STORM_FILE.format(url=receiver.url), PD=KEY, SLACK=receiver.url + "/s"
         )
         process = notify.start()
         send(kafka.endpoint, storm)
         for kill in range(KILLS):
+            gate.set()
             wanted = len(receiver.got) + 10
             wait_for(lambda wanted=wanted: len(receiver.got) >= wanted)
+            gate.clear()
+            wait_for(lambda: held["/pd"] == held["/s"] == AT_ONCE_MAX)  # all under way, none answered
             end(process, signal.SIGKILL)
+            gate.set()
+            wait_for(lambda: not any(held.values()))
             process = notify.start()
             assert process.poll() is None, f"kill {kill}"
 
@@ -151,6 +164,7 @@ def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_pa
     assert len(pages) == KINDS  # one incident at PagerDuty for each kind
     assert set(texts.values()) == {1}  # none twice
     lost = {one["rule"] for one in given_up}
+    assert len(lost) == KILLS * AT_ONCE_MAX  # what was under way each time
     assert all(one["channel"] == "team" and one["fault"] == "unsure" for one in given_up)
     assert texts.keys() | lost == {f"rule-{number}" for number in range(KINDS)}
 

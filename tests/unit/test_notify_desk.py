@@ -66,6 +66,8 @@ def tell(desk: Desk, now_us: int, outcome: Outcome = Outcome()) -> list[tuple[st
         ({"severity": ["warning"]}, {}, False),
         ({"tenant": ["ac*"]}, {}, True),
         ({"tenant": ["acm"]}, {}, False),
+        ({"tenant": ["a[c]me", "?cme"]}, {}, False),
+        ({"tenant": ["a[1]*"]}, {"tenant_id": "a[1] x"}, True),
         ({"workflow": ["refund"]}, {"workflow": "refund"}, True),
         ({"team": ["red", "blue"]}, {"labels": {"team": "blue"}}, True),
         ({"team": ["red"]}, {}, False),
