@@ -201,7 +201,6 @@ class Desk:
             return
         incident = self.incidents[alert.incident]
         incident.open_alerts -= 1
-        incident.revision += 1
         self._remember(alert.raised_event_id)
         self.changes.incidents.add(incident.key)
         self.changes.alerts.add(alert_id)

@@ -36,7 +36,8 @@ class Delivery:
 
 @dataclass(slots=True)
 class Page:
-    """An incident at one channel. `told`: the last thing that arrived; "given_up" ends it."""
+    """An incident at one channel. `told`: the last thing that arrived; "given_up" where nothing more is told until
+    there is news. `told_us` and `told_revision` are of the last thing told or given up."""
 
     told: str = ""
     told_revision: int = 0
@@ -92,16 +93,17 @@ def next_action(
     incident: Incident, page: Page, rules: ChannelRules, now_us: int, update_every_s: float
 ) -> Action | None:
     """What this page has to be told now; None: nothing. Quiet hours and rates are looked at by whoever asks."""
-    if page.told == "given_up":
-        return None
+    since_s = (now_us - page.told_us) / 1_000_000
+    has_news = incident.revision > page.told_revision and since_s >= update_every_s
+    if page.told == "given_up":  # nobody knows of what came since: it is tried again, as seldom as an update
+        return "trigger" if incident.open_alerts and has_news else None
     if page.told in {"", "resolve"}:
         return "trigger" if incident.open_alerts else None
     if not incident.open_alerts:
         return "resolve"
     if incident.acknowledged_by and rules.acknowledges and page.told != "acknowledge":
         return "acknowledge"
-    since_s = (now_us - page.told_us) / 1_000_000
-    if incident.revision > page.told_revision and since_s >= update_every_s:
+    if has_news:
         return "update"
     return "refresh" if rules.refresh_s and since_s >= rules.refresh_s else None
 
@@ -156,11 +158,12 @@ def _arrived(incident: Incident, page: Page, delivery: Delivery, now_us: int) ->
 
 
 def _give_up(incident: Incident, page: Page, delivery: Delivery, now_us: int) -> None:
-    """A trigger or resolve that can't be told ends the page; after an update or acknowledgement others may follow."""
+    """A trigger or resolve that can't be told ends the page until there is news; after an update or acknowledgement
+    others may follow."""
     page.waiting = None
+    page.told_us, page.told_revision = now_us, delivery.revision
     if delivery.action in {"trigger", "resolve"}:
         page.told = "given_up"
         incident.first_told_us = incident.first_told_us or now_us  # so that it escalates
-    else:
-        page.told_us, page.told_revision = now_us, delivery.revision
-        page.told = "acknowledge" if delivery.action == "acknowledge" else page.told
+    elif delivery.action == "acknowledge":
+        page.told = "acknowledge"

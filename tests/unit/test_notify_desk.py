@@ -235,6 +235,18 @@ def test_the_worst_is_told_first_and_never_more_than_there_is_room_for() -> None
     assert [desk.incidents[one.incident].severity for one in first] == ["critical", "warning"]
 
 
+def test_what_comes_after_a_page_was_given_up_is_told_as_soon_as_an_update_would_be() -> None:
+    desk = desk_of({"name": "r", "channels": ["oncall"], "update_every_s": 300})
+    desk.take(raised("a"), T0)
+    assert tell(desk, T0, Outcome("refused", 400)) == [("oncall", "trigger")]
+    assert tell(desk, T0 + 999 * S) == []  # nothing new
+    desk.take(raised("b"), T0 + 999 * S)
+    assert tell(desk, T0 + 999 * S, Outcome("refused", 400)) == [("oncall", "trigger")]
+    desk.take(raised("c"), T0 + 1000 * S)
+    assert tell(desk, T0 + 1298 * S) == []
+    assert tell(desk, T0 + 1299 * S) == [("oncall", "trigger")]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
@@ -263,6 +275,8 @@ def test_every_alert_is_told_or_given_up_and_no_page_triggered_twice(
                     assert told.get(key) != "trigger"
                 if delivery.action in {"trigger", "resolve"}:
                     told[key] = delivery.action
+            elif delivery.action == "resolve" and desk.incidents[delivery.incident].pages[key[1]].told == "given_up":
+                told[key] = "given_up"  # a new incident, though nobody could be told the end of the old one
 
     for what, number, outcome in steps:
         name = f"a{number}"
