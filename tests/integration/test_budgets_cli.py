@@ -131,8 +131,7 @@ def test_each_run_is_watched_without_holds_and_halted_also_while_it_hangs(stack:
     partitions = stack.settle(told, lambda row: row["c"] > 0)["c"]
     servers = stack.endpoints()["kafka_bootstrap_servers"]
     with Ledger(agent_id="careful", tenant_id="globex", bootstrap_servers=servers, control="off") as ledger:
-        run = ledger.run(workflow="w", run_id="hangs")
-        run.__enter__()
+        run = ledger.run(workflow="w", run_id="hangs").begin()
         for _ in range(3):
             run.record_tool_call("search", status="ok")
     found = stack.settle(
