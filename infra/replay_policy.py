@@ -25,8 +25,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
@@ -35,9 +34,10 @@ from agentledger.infra.replay_parts import RecordSource
 from agentledger.infra.replay_unmatched import Unmatched
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.errors import AgentledgerError, ConfigurationError
+from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.events import PolicyDecided, ToolCallCompleted
 from agentledger.schemas.topics import EVENTS
+from agentledger.schemas.yaml_file import YamlFileError, parse_yaml, read_bounded
 from agentledger.sinks.record_filter import RecordFilter
 from agentledger.sinks.replay_source import LedgerRecord
 from agentledger.sinks.rows import FIRST
@@ -127,25 +127,19 @@ class PolicyReport:
         }
 
 
+class PolicyFileError(YamlFileError):
+    """The policy to replay with is wrong."""
+
+    advice = "see infra/docs/REPLAY.md for what it has to say"
+
+
 def read_policy(path: Path) -> Policy:
-    """The policy in a file. Raises ConfigurationError that names every wrong place."""
-    raw = path.read_bytes()
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigurationError(f"the policy is larger than {FILE_BYTES_MAX} bytes", where=str(path))
-    try:
-        said = yaml.safe_load(raw)
-        if not said:
-            raise ConfigurationError(
-                "the policy says nothing", where=str(path), next_step="see infra/docs/REPLAY.md for what it has to say"
-            )
-        return Policy.model_validate(said)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"the policy is no YAML: {' '.join(str(error).split())}", where=str(path)) from None
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'policy'}: {one['msg']}" for one in error.errors())
-        raise ConfigurationError(
-            f"the policy is wrong: {problems}", where=str(path), next_step="see infra/docs/REPLAY.md"
-        ) from None
+    """The policy in a file. Raises PolicyFileError with every wrong place."""
+    raw = read_bounded(path, bytes_max=FILE_BYTES_MAX, error=PolicyFileError)
+    file = parse_yaml(raw, where=str(path), bytes_max=FILE_BYTES_MAX, error=PolicyFileError)
+    if not file.content:
+        raise PolicyFileError([file.problem((), "says nothing")])
+    return file.checked(Policy)
 
 
 def try_policy(

@@ -12,12 +12,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentledger.processors.budget_windows import SLIDING_MS_MAX, WINDOWS, zone
 from agentledger.schemas.errors import ConfigurationError
-from agentledger.schemas.yaml_lines import YamlLines
+from agentledger.schemas.yaml_file import YamlFile, YamlFileError, parse_yaml, read_bounded
 
 TOOL_RETRIES_USUAL = 2  # of the short form: a tool call and its two retries have failed
 SHAPE = """\
@@ -59,16 +58,12 @@ SCOPE = re.compile(r"tenant|team|agent|workflow|user|run|label:[^\s\x00-\x1f]{1,
 _WINDOW = re.compile(r"sliding (\d{1,6})([mhd])")
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _HANDOFFS = {"handoff_to_human": "escalate"}
-_HINTS = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
 
 
-class BudgetFileError(ConfigurationError):
-    """A file of budgets is wrong; `problems` has one line for each thing: file, line, path, and what is wrong."""
+class BudgetFileError(YamlFileError):
+    """A file of budgets is wrong."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        super().__init__(f"{self.problems[0]}{more}", next_step="agentledger budgets shape prints every key")
+    advice = "agentledger budgets shape prints every key"
 
 
 def _exact(value: Decimal, places: int) -> Decimal:
@@ -184,7 +179,7 @@ class BudgetFile:
         where: str,
         tenant: str | None,
         budgets: tuple[Entry, ...],
-        lines: YamlLines,
+        file: YamlFile,
         *,
         is_short: bool = False,
         notices: tuple[str, ...] = (),
@@ -193,50 +188,29 @@ class BudgetFile:
         self.tenant = tenant
         self.budgets = budgets
         self.notices = notices
-        self._lines = lines
+        self._file = file
         self._is_short = is_short
 
     def problem(self, place: tuple[str | int, ...], what: str) -> str:
         """One line about a place in this file, such as ("budgets", 0, "limits")."""
-        return self._lines.problem(("agent",) if self._is_short else place, what)
+        return self._file.problem(("agent",) if self._is_short else place, what)
 
 
 def read_budget_file(path: Path) -> BudgetFile:
     """The file's budgets. Raises BudgetFileError with everything that its shape has wrong."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(BYTES_MAX + 1)
-    except OSError as error:
-        raise BudgetFileError([f"{path}: can't be read: {error.strerror or error}"]) from None
-    return parse_budgets(raw, where=str(path))
+    return parse_budgets(read_bounded(path, bytes_max=BYTES_MAX, error=BudgetFileError), where=str(path))
 
 
 def parse_budgets(raw: bytes, *, where: str) -> BudgetFile:
     """The budgets in these bytes of YAML. Raises BudgetFileError."""
-    if len(raw) > BYTES_MAX:
-        raise BudgetFileError([f"{where}: is larger than {BYTES_MAX} bytes"])
-    try:
-        root = yaml.compose(raw, yaml.SafeLoader)
-        lines = YamlLines(where, root)
-        content = yaml.safe_load(raw)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BudgetFileError([f"{where}:{line}: is no YAML: {error.problem}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BudgetFileError([f"{where}: is no YAML: {' '.join(str(error).split())}"]) from None
-    if lines.repeated:
-        raise BudgetFileError(lines.repeated)
-    if not isinstance(content, dict):
-        raise BudgetFileError([f"{where}:1: holds no budgets: write `budgets:` and one entry for each"])
-    try:
-        if "agent" in content:
-            return _of_short(where, _Short.model_validate(_exact_numbers(content)), lines)
-        tree = _Tree.model_validate(_exact_numbers(content))
-    except ValidationError as error:
-        raise BudgetFileError([_problem(lines, item) for item in error.errors(include_url=False)]) from None
+    file = parse_yaml(raw, where=where, bytes_max=BYTES_MAX, error=BudgetFileError)
+    content = _exact_numbers(file.content)
+    if "agent" in file.content:
+        return _of_short(where, file.checked(_Short, content), file)
+    tree = file.checked(_Tree, content)
     if not tree.budgets:
-        raise BudgetFileError([lines.problem(("budgets",), "holds no budget")])
-    return BudgetFile(where, tree.tenant, tree.budgets, lines)
+        raise BudgetFileError([file.problem(("budgets",), "holds no budget")])
+    return BudgetFile(where, tree.tenant, tree.budgets, file)
 
 
 def placed(
@@ -255,7 +229,7 @@ def window_parts(window: str) -> tuple[str, int | None]:
     return ("sliding", int(match[1]) * _UNIT_MS[match[2]]) if match else (window, None)
 
 
-def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
+def _of_short(where: str, short: _Short, file: YamlFile) -> BudgetFile:
     agent, escalation = short.agent, short.agent.escalation
     limits = Limits(
         usd=agent.max_model_spend_usd,
@@ -270,19 +244,19 @@ def _of_short(where: str, short: _Short, lines: YamlLines) -> BudgetFile:
     if limits.amounts() or on_retries is None or agent.enforcement == "watch":
         entries.append(_each_run(name, agent, limits, escalation.on_budget_exceeded))
     if agent.fail is None and agent.enforcement == "hold":
-        notices.append(lines.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
+        notices.append(file.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
     place = ("agent", "escalation", "on_tool_error_retries_exhausted")
     if on_retries is not None and agent.enforcement == "watch":
-        notices.append(lines.problem(place, "is for holds: of watched runs the rule retry_storm raises an alert"))
+        notices.append(file.problem(place, "is for holds: of watched runs the rule retry_storm raises an alert"))
     elif on_retries is not None:
         retries = TOOL_RETRIES_USUAL if agent.max_tool_retries is None else agent.max_tool_retries
         entries.append(_each_run(f"{name}-retries", agent, Limits(tool_retries=retries), on_retries))
         if agent.max_tool_retries is None:
-            notices.append(lines.problem(place, f"is after {retries} retries; say max_tool_retries for another number"))
+            notices.append(file.problem(place, f"is after {retries} retries; say max_tool_retries for another number"))
     elif agent.max_tool_retries is not None:
         what = "needs escalation.on_tool_error_retries_exhausted, which says what follows"
-        raise BudgetFileError([lines.problem(("agent", "max_tool_retries"), what)])
-    return BudgetFile(where, short.tenant, tuple(entries), lines, is_short=True, notices=tuple(notices))
+        raise BudgetFileError([file.problem(("agent", "max_tool_retries"), what)])
+    return BudgetFile(where, short.tenant, tuple(entries), file, is_short=True, notices=tuple(notices))
 
 
 def _each_run(budget_id: str, agent: _Agent, limits: Limits, action: Action) -> Entry:
@@ -306,8 +280,3 @@ def _exact_numbers(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: _exact_numbers(value) for key, value in content.items()}
     return [_exact_numbers(value) for value in content] if isinstance(content, list) else content
-
-
-def _problem(lines: YamlLines, item: Any) -> str:
-    what = _HINTS.get(item["type"], item["msg"].removeprefix("Value error, "))
-    return lines.problem(tuple(item["loc"]), what)

@@ -13,10 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.yaml_file import YamlFileError, parse_yaml, read_bounded
 
 SHAPE = """\
 version: acme-2026-11              # charges name it
@@ -50,15 +49,10 @@ people:
 BYTES_MAX = 4 * 1024 * 1024  # the shipped book as YAML would have half of it
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with a key twice: the first would be lost in silence."""
+class PriceFileError(YamlFileError):
+    """The price file is wrong."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} occurs twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    advice = "agentledger prices shape shows every key"
 
 
 def _as_utc_us(value: Any) -> Any:
@@ -236,36 +230,11 @@ class PriceFile(_Strict):
 
 
 def read_price_file(path: Path) -> PriceFile:
-    """The file, checked. Raises ConfigurationError that names the file and every wrong place."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"the price file can't be read: {error.strerror}", where=str(path), next_step="see AGENTLEDGER_PRICES_FILE"
-        ) from None
-    return parse_price_file(raw, where=str(path))
+    """The file, checked. Raises PriceFileError with every wrong place."""
+    return parse_price_file(read_bounded(path, bytes_max=BYTES_MAX, error=PriceFileError), where=str(path))
 
 
 def parse_price_file(raw: bytes, *, where: str = "") -> PriceFile:
-    """The file from its bytes. Raises ConfigurationError."""
-    next_step = "agentledger prices shape shows every key"
-    if len(raw) > BYTES_MAX:
-        raise ConfigurationError(f"the price file has more than {BYTES_MAX:,} bytes", where=where)
-    try:
-        content = yaml.load(raw, _Loader)  # noqa: S506 - a subclass of SafeLoader
-        if not isinstance(content, dict):
-            raise ConfigurationError("the price file is no mapping", where=where, next_step=next_step)
-        return PriceFile.model_validate(content | {"digest": hashlib.sha256(raw).hexdigest()})
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise ConfigurationError(f"the price file is no YAML: {what}", where=where, next_step=next_step) from None
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-        raise ConfigurationError(
-            f"the price file has {len(problems)} wrong place{'s' if len(problems) > 1 else ''}: {'; '.join(problems)}",
-            where=where,
-            next_step=next_step,
-        ) from None
+    """The file from its bytes. Raises PriceFileError."""
+    file = parse_yaml(raw, where=where, bytes_max=BYTES_MAX, error=PriceFileError)
+    return file.checked(PriceFile, file.content | {"digest": hashlib.sha256(raw).hexdigest()})

@@ -77,7 +77,7 @@ def check(file: Path) -> None:
         rules = load_rules(file)
     except RulesFileError as error:
         for problem in error.problems:
-            click.echo(f"{file}: {problem}", err=True)
+            click.echo(problem, err=True)
         count = len(error.problems)
         raise UsageError(f"{count} thing{'s' * (count != 1)} wrong in {file}") from None
     watches_of(rules)

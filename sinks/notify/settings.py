@@ -7,22 +7,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentledger.schemas.errors import ConfigurationError
-from agentledger.schemas.yaml_lines import YamlLines
+from agentledger.schemas.yaml_file import YamlFile, YamlFileError, parse_yaml, read_bounded
 
 BYTES_MAX = 256 * 1024
 CHANNELS_MAX = 32  # each may have requests of its own under way
 ROUTES_MAX = 200
 SECRET_BYTES_MAX = 4096
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
-_HINTS = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
@@ -174,43 +172,22 @@ class NotifyFile(_Strict):
     incoming: Incoming | None = None
 
 
-class NotifyFileError(ConfigurationError):
-    """The notify file is wrong; `problems` has one line for each thing: file, line, path, and what is wrong."""
+class NotifyFileError(YamlFileError):
+    """The notify file is wrong."""
 
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = tuple(problems)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}", next_step="agentledger notify check FILE lists all")
+    advice = "agentledger notify check FILE lists all"
 
 
 def read_notify_file(path: Path) -> NotifyFile:
     """The file's channels and routes. Raises NotifyFileError with everything that is wrong in it."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(BYTES_MAX + 1)
-    except OSError as error:
-        raise NotifyFileError([f"{path}: can't be read: {error.strerror or error}"]) from None
-    return parse_notify_file(raw, where=str(path))
+    return parse_notify_file(read_bounded(path, bytes_max=BYTES_MAX, error=NotifyFileError), where=str(path))
 
 
 def parse_notify_file(raw: bytes, *, where: str) -> NotifyFile:
     """The same from bytes. Raises NotifyFileError."""
-    if len(raw) > BYTES_MAX:
-        raise NotifyFileError([f"{where}: is larger than {BYTES_MAX} bytes"])
-    try:
-        lines = YamlLines(where, yaml.compose(raw, yaml.SafeLoader))
-        content = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark else where
-        raise NotifyFileError([f"{place}: is no YAML: {getattr(error, 'problem', None) or 'unreadable'}"]) from None
-    if lines.repeated:
-        raise NotifyFileError(lines.repeated)
-    try:
-        found = NotifyFile.model_validate(content)
-    except ValidationError as error:
-        raise NotifyFileError([_problem(lines, item) for item in error.errors(include_url=False)]) from None
-    problems = _contradictions(found, lines)
+    file = parse_yaml(raw, where=where, bytes_max=BYTES_MAX, error=NotifyFileError)
+    found = file.checked(NotifyFile)
+    problems = _contradictions(found, file)
     if problems:
         raise NotifyFileError(problems)
     return found
@@ -234,30 +211,22 @@ def _first_bytes(path: Path) -> str:
         return file.read(SECRET_BYTES_MAX + 1).decode("utf-8")
 
 
-def _contradictions(found: NotifyFile, lines: YamlLines) -> list[str]:
+def _contradictions(found: NotifyFile, file: YamlFile) -> list[str]:
     """What no single key has wrong: unknown channels, names said twice, no last route for the rest."""
     problems = []
     names: set[str] = set()
     for number, route in enumerate(found.routes):
         place = ("routes", number)
         if route.name in names:
-            problems.append(lines.problem((*place, "name"), f"{route.name} is the name of another route, too"))
+            problems.append(file.problem((*place, "name"), f"{route.name} is the name of another route, too"))
         names.add(route.name)
         told = [*route.channels, *(name for step in route.escalate for name in step.channels)]
         unknown = sorted(set(told) - found.channels.keys())
-        problems += [lines.problem(place, f"there is no channel {name}") for name in unknown]
+        problems += [file.problem(place, f"there is no channel {name}") for name in unknown]
         if route.escalate and not route.channels:
-            problems.append(lines.problem(place, "escalates what nobody is told of first: give it channels"))
+            problems.append(file.problem(place, "escalates what nobody is told of first: give it channels"))
     if found.routes[-1].match != Match():
         problems.append(
-            lines.problem(("routes", len(found.routes) - 1), "the last route must match everything: leave match out")
+            file.problem(("routes", len(found.routes) - 1), "the last route must match everything: leave match out")
         )
     return problems
-
-
-def _problem(lines: YamlLines, item: Any) -> str:
-    # The kind of a channel, which pydantic puts into the path, stands in no file; what was given may be a secret.
-    kinds = {"alertmanager", "pagerduty", "slack", "webhook", "apprise", "constrained-str"}
-    place = tuple(part for number, part in enumerate(item["loc"]) if not (number >= 2 and part in kinds))
-    what = _HINTS.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
-    return lines.problem(place, what)

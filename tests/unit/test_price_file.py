@@ -115,12 +115,12 @@ def test_the_shape_that_is_shown_is_a_valid_file() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a list", "no mapping"),
+        ("- a list", "holds a list"),
         ("version: [", "no YAML"),
-        ("version: a\nversion: b", "occurs twice"),
-        ("models: []", "version: Field required"),
-        ("version: a\nprizes: []", "prizes: Extra inputs"),
-        ("version: a\nmodels: [{model: m, prices: [{input: 1}]}]", "models.0.prices.0: needs input and output"),
+        ("version: a\nversion: b", "prices.yaml:1: version: is said again on line 2"),
+        ("models: []", "version: it is missing"),
+        ("version: a\nprizes: []", "prices.yaml:2: prizes: there is no such key"),
+        ("version: a\nmodels: [{model: m, prices: [{input: 1}]}]", r"yaml:2: models\[0\].prices\[0\]: needs input"),
         ("version: a\nmodels: [{model: m, prices: [{input: 1, output: -1}]}]", "output"),
         ("version: a\nmodels: [{model: m, prices: [{input: .nan, output: 1}]}]", "input"),
         ("version: a\nmodels: [{model: m, prices: [{input: 0.0000000000001, output: 1}]}]", "more than 12 decimals"),

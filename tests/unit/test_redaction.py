@@ -185,9 +185,9 @@ def test_keyed_digests_cannot_be_guessed_at() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("fields: 3", "fields: Input should be a valid"),
-        ("fields: [{field: a, action: shred}]", "fields.0.action"),
-        ("fileds: []", "fileds: Extra inputs"),
+        ("fields: 3", "policy.yaml:1: fields: input should be a valid"),
+        ("fields: [{field: a, action: shred}]", "fields[0].action"),
+        ("fileds: []", "fileds: there is no such key"),
         ("a: [", "no YAML"),
         ("digests: keyed", "AGENTLEDGER_REDACTION_KEY_FILE"),
     ],

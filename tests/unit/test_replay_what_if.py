@@ -225,11 +225,11 @@ def test_a_policy_says_which_recorded_calls_it_would_have_denied(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("rules: [{name: a, verdict: maybe}]", "rules.0.verdict"),
-        ("rules: [{name: a, verdict: deny, tol: x}]", "rules.0.tol"),
+        ("rules: [{name: a, verdict: maybe}]", r"yaml:1: rules\[0\].verdict"),
+        ("rules: [{name: a, verdict: deny, tol: x}]", r"rules\[0\].tol"),
         ("rules: [", "no YAML"),
         ("# nothing yet", "says nothing"),
-        ("[1]", "policy"),
+        ("[1]", "holds a list"),
     ],
 )
 def test_a_wrong_policy_is_one_line_that_names_the_place(tmp_path: Path, text: str, place: str) -> None:
