@@ -102,11 +102,7 @@ class LookRecorder:
         try:
             with self._lock:
                 self._announcer = self._announcer or self._connect()
-                try:
-                    self._announcer.announce(event, INTEGRITY.name)
-                except BrokerError:
-                    self._announcer = None  # one that met an outage stays with it: the next look connects anew
-                    raise
+                self._announcer.announce(event, INTEGRITY.name)
         except BrokerError as error:
             if self._settings.reads_must_be_recorded:
                 raise

@@ -16,12 +16,20 @@ from pathlib import Path
 
 from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, Difference, in_time, misread
 from agentledger.infra.replay_crew import Crew, Report
-from agentledger.infra.replay_parts import PartResult, PartTask, RecordSource, Wiring, fold_part, wrong_columns
+from agentledger.infra.replay_parts import (
+    PartResult,
+    PartTask,
+    RecordSource,
+    Wiring,
+    check_known,
+    fold_part,
+    wrong_columns,
+)
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES, STAGES, StagePlan
 from agentledger.infra.replay_tally import Tally
 from agentledger.infra.replay_verdict import conclude
 from agentledger.infra.replay_wanted import Wanted
-from agentledger.schemas.errors import ConfigurationError, UsageError
+from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import RunBudgetDeclared
 from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
@@ -183,23 +191,13 @@ def _inputs(source: RecordSource, wiring: Wiring, wanted: Wanted) -> dict[StageP
             next_step="set AGENTLEDGER_KAFKA_PARTITIONS as it is for the programs",
         )
     inputs = {plan: [span for span in spans if span.place.topic == plan.input] for plan in STAGES}
-    _check_known(source, spans, wanted)
+    check_known(source, spans, wanted)
     if wanted.run_id:
         for plan in (RUNS, HOLD_DECISIONS):
             partitions = source.partitions(inputs[plan], RecordFilter(run_id=wanted.run_id))
             inputs[plan] = [span for span in inputs[plan] if span.place.partition in partitions]
         inputs[SCOPES] = []
     return inputs
-
-
-def _check_known(source: RecordSource, spans: Sequence[LogSpan], wanted: Wanted) -> None:
-    """Of a run or tenant whose name is mistyped nothing would be compared, and all of nothing is equal."""
-    named = [f"{what} {name!r}" for what, name in (("run", wanted.run_id), ("tenant", wanted.tenant_id)) if name]
-    if named and not source.partitions(spans, RecordFilter(tenant_id=wanted.tenant_id, run_id=wanted.run_id)):
-        raise UsageError(
-            f"no record of {' of '.join(named)} is in the ledger before --to",
-            next_step='agentledger query "SELECT tenant_id, run_id FROM runs" lists them',
-        )
 
 
 def _derived(source: RecordSource, plans: Sequence[StagePlan], wanted: Wanted) -> list[LogSpan]:

@@ -16,7 +16,7 @@ from agentledger.infra.replay_tally import Tally
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.run_fold import DerivedRecord
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.errors import AgentledgerError, LedgerConflictError
+from agentledger.schemas.errors import AgentledgerError, LedgerConflictError, UsageError
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
 from agentledger.sinks.record_filter import RecordFilter
@@ -51,6 +51,19 @@ class RecordSource(Protocol):
 
     def count(self, spans: Sequence[LogSpan], wanted: RecordFilter = ...) -> int:
         """How many records reading will give."""
+
+
+def check_known(source: RecordSource, spans: Sequence[LogSpan], wanted: Wanted) -> None:
+    """Raise UsageError where no record in these spans is of the run or tenant that is asked for.
+
+    Of a name that is mistyped nothing would be compared, and all of nothing is equal.
+    """
+    named = [f"{what} {name!r}" for what, name in (("run", wanted.run_id), ("tenant", wanted.tenant_id)) if name]
+    if named and not source.partitions(spans, RecordFilter(tenant_id=wanted.tenant_id, run_id=wanted.run_id)):
+        raise UsageError(
+            f"no record of {' of '.join(named)} is in the ledger before --to",
+            next_step='agentledger query "SELECT tenant_id, run_id FROM runs" lists them',
+        )
 
 
 class Wiring(Protocol):

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentledger.infra.replay_crew import Report
-from agentledger.infra.replay_parts import RecordSource
+from agentledger.infra.replay_parts import RecordSource, check_known
 from agentledger.infra.replay_unmatched import Unmatched
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.codec import Codec
@@ -151,7 +151,11 @@ def try_policy(
     begin: Callable[[int], None] = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> PolicyReport:
-    """What the policy says of every recorded tool call whose record lies in the range, each once."""
+    """What the policy says of every recorded tool call whose record lies in the range, each once.
+
+    Raises UsageError where nothing of the run or tenant that is asked for is in the ledger.
+    """
+    check_known(source, source.spans([EVENTS.name], to_us=wanted.to_us), wanted)
     spans = source.spans([EVENTS.name], from_us=wanted.from_us, to_us=wanted.to_us)
     chosen = RecordFilter(
         tenant_id=wanted.tenant_id, run_id=wanted.run_id, event_types=("PolicyDecided", "ToolCallCompleted")
@@ -214,6 +218,9 @@ class _Trial:
 def print_policy(console: Console, found: PolicyReport) -> None:
     """Which calls would have been treated in another way."""
     changed = sum(count for (_, was, would_be, _), count in found.counts.items() if was != would_be)
+    if not found.calls:
+        _say(console, "no tool call was recorded in this range")
+        return
     _say(console, f"tool calls {found.calls:,}, of them {changed:,} that this policy would have treated otherwise")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in ("tool", "was", "would have been", "by rule"):

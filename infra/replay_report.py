@@ -23,6 +23,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def print_comparison(console: Console, report: ReplayReport) -> None:
     """How many conclusions are equal, and the first that is not."""
     _say_folded(console, report)
+    if report.is_equal and not (report.equal or report.not_yet or report.ahead):
+        _say(console, "nothing was concluded in this range, so nothing was compared")
+        return
     _say(console, f"equal      {report.equal.total():,} conclusions, byte for byte")
     for topic, count in sorted(report.equal.items()):
         _say(console, f"             {count:>9,}  {topic}")
@@ -54,6 +57,9 @@ def print_spend(console: Console, report: ReplayReport) -> None:
     for column in ("calls", "unpriced", "charged", "unpriced now", "cost now", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     keys = sorted(report.stored.spend.keys() | report.replayed.spend.keys())
+    if not keys:
+        _say(console, "nothing was charged in this range")
+        return
     for tenant, workflow in keys:
         before = report.stored.spend.get((tenant, workflow), Spend())
         after = report.replayed.spend.get((tenant, workflow), Spend())

@@ -16,7 +16,10 @@ POLL_S = 0.1
 
 
 class Announcer:
-    """Connects when it is made, so that what is done meanwhile costs no waiting. `codec` is for one event at a time."""
+    """Connects when it is made, so that what is done meanwhile costs no waiting. `codec` is for one event at a time.
+
+    After a failure the next event goes over a new connection: so each is told at once whether a broker is there.
+    """
 
     def __init__(self, kafka: dict[str, Any], codec: Codec, wait_s_max: float = DELIVERY_S_MAX) -> None:
         self._codec = codec
@@ -24,24 +27,30 @@ class Announcer:
         self._failure: str | None = None  # None: no answer yet; empty: the broker has it
         self._is_away = False
         # Not idempotent: that takes half a second to begin with, and an event that arrives twice counts once by its id.
-        self._producer = Producer(
-            {"linger.ms": 0, "log_level": 0, **kafka, "acks": "all",
-             "delivery.timeout.ms": round(wait_s_max * 1000), "error_cb": self._broker_failed}
-        )  # fmt: skip
+        self._config = {
+            "linger.ms": 0, "log_level": 0, **kafka, "acks": "all",
+            "delivery.timeout.ms": round(wait_s_max * 1000), "error_cb": self._broker_failed,
+        }  # fmt: skip
+        self._producer: Producer | None = Producer(self._config)
 
     def announce(self, event: Event, topic: str, key: str = "") -> None:
         """Publish the event, keyed by `key`, or else its producer; returns when the broker has it.
 
         Raises BrokerError, at once where no broker can be reached.
         """
+        if self._producer is None:
+            self._is_away = False
+            self._producer = Producer(self._config)
+        producer = self._producer
         self._failure = None
-        self._producer.produce(
+        producer.produce(
             topic, self._codec.encode(event), (key or event.producer_id).encode(), on_delivery=self._delivered
         )
         deadline = time.monotonic() + self._wait_s_max
         while self._failure is None and not self._is_away and time.monotonic() < deadline:
-            self._producer.poll(POLL_S)
+            producer.poll(POLL_S)
         if self._failure != "":
+            self._producer = None  # librdkafka says only once that all brokers are away
             raise BrokerError(
                 self._failure or ("no broker can be reached" if self._is_away else "no answer"), where=topic,
                 next_step="check the broker",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agentledger.infra.cli.times import duration_us
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.producers.halt_file import VIA, HaltFile, halt_file_path
@@ -19,8 +19,6 @@ from agentledger.schemas.errors import UsageError
 from agentledger.schemas.scopes import LABEL_SCOPE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 NAME_CHARACTERS_MAX = 1024  # as the SDK bounds names
 _NARROW = "--run, --agent, --workflow, --team, --user and --label"
 
@@ -63,7 +61,7 @@ def halt(*, by: str, local: bool, reason: str, expires: str, **whom: str) -> Non
     settings = load_settings()
     if not reason.strip():
         raise UsageError("a halt needs a reason", next_step="give --reason TEXT: whoever is stopped reads it")
-    expires_us = _duration_us(expires)
+    expires_us = _lapses_after_us(expires)
     tenant_id, scope, value = _subject(settings, whom, local=local)
     command = Command(
         "halt", tenant_id, scope, value, reason.strip(), by or who_am_i(), via=VIA if local else "control topic"
@@ -183,13 +181,14 @@ def _place(option: str, name: str) -> tuple[str, str]:
     return f"{LABEL_SCOPE}{label}", value
 
 
-def _duration_us(text: str) -> int | None:
+def _lapses_after_us(text: str) -> int | None:
+    """None: never. Raises UsageError."""
     if not text:
         return None
-    match = _DURATION.fullmatch(text.strip().lower())
-    if match is None or not int(match[1]):
-        raise UsageError(f"{text!r} is no time from now", next_step="give one such as 90s, 30m, 2h or 7d")
-    return int(match[1]) * _SECONDS[match[2]] * 1_000_000
+    after_us = duration_us(text)
+    if not after_us:
+        raise UsageError("a halt that lapses at once halts nothing", next_step="give a time such as 90s, 30m, 2h or 7d")
+    return after_us
 
 
 def _named(command: Command) -> str:

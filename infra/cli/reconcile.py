@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import asdict
 
 import click
 
+from agentledger.infra.cli.times import duration_us
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import load_settings
-from agentledger.schemas.errors import UsageError
 from agentledger.sinks.reconcile import CheckResult
 
 EXIT_DRIFT = 3
-_DURATION = re.compile(r"(\d{1,6})([mhd])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @click.command("reconcile")
@@ -39,11 +36,8 @@ def reconcile(last: str, watch: bool, as_json: bool) -> int:
         kafka = kafka_config(settings)
         run_passes(lambda: connect(settings), kafka, stop_on_signal(), settings.schema_registry_url)
         return 0
-    match = _DURATION.fullmatch(last)
-    if match is None:
-        raise UsageError(f"{last!r} is no length of time", next_step="give one such as 90m, 24h or 7d")
+    range_s = duration_us(last) // 1_000_000
     codec = Codec(open_registry(settings.schema_registry_url))
-    range_s = int(match[1]) * _SECONDS[match[2]]
     results = one_pass(connect(settings), codec, now_us=time.time_ns() // 1000, range_s=range_s)
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], indent=2))

@@ -115,6 +115,7 @@ def _fold(what_if: WhatIf, wanted: Wanted, jobs: int, as_json: bool) -> int:
 
 def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted) -> int:
     from agentledger.infra.endpoints import kafka_config
+    from agentledger.infra.replay_parts import check_known
     from agentledger.infra.replay_wiring import wiring_of
     from agentledger.infra.republish import Republisher, republish
     from agentledger.schemas.topics import EVENTS, LEDGER_TOPICS
@@ -125,9 +126,14 @@ def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted) -> int:
         raise UsageError(f"{', '.join(unknown)} is not in the ledger", next_step=f"one of {', '.join(known)}")
     settings = load_settings()
     source = wiring_of(settings).source()
+    chosen = topics or (EVENTS.name,)
+    check_known(source, source.spans(chosen, to_us=wanted.to_us), wanted)  # before a topic is made for nothing
     publisher = Republisher(kafka_config(settings), to_topic, settings.kafka_partitions)
     with _progress("publish") as (begin, report):
-        count = republish(source, publisher, topics or (EVENTS.name,), wanted, begin=begin, report=report)
+        count = republish(source, publisher, chosen, wanted, begin=begin, report=report)
+    if not count:
+        click.echo(f"nothing to publish: no record of {' or '.join(chosen)} lies in this range")
+        return 0
     click.echo(f"published {count:,} records on {to_topic}, all acknowledged")
     return 0
 

@@ -174,7 +174,6 @@ class Sayer:
                 self._state.has_said(seq)
         except BrokerError as error:
             log.warning("what was delivered is said in the ledger later: %s", error)
-            self._announcer = None  # one that has lost its broker stays lost
             self._not_before_s = time.monotonic() + SAY_AGAIN_S
 
 

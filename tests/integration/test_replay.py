@@ -176,6 +176,10 @@ def test_the_range_is_published_again_with_the_same_bytes(stack: RunningStack) -
         assert message.timestamp()[1] == int(headers["agentledger.ledger_time_us"]) // 1000
     refused = stack.cli("replay", "--to-topic", EVENTS.name, check=False)
     assert (refused.returncode, "ledger" in refused.stderr) == (2, True)
+    refused = stack.cli("replay", "--to-topic", "other.v1", "--run", "nobody's", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    done = stack.cli("replay", "--to-topic", "other.v1", "--to", "2001-01-01")
+    assert "nothing to publish" in done.stdout
 
 
 def test_lost_states_are_rebuilt_and_the_programs_go_on_from_them(stack: RunningStack) -> None:

@@ -37,6 +37,8 @@ def test_a_local_halt_is_listed_and_lifted(halt_file: HaltFile) -> None:
     assert said("control", "list", "--local") == "nothing is halted\n"
     said("halt", "--local", "--agent", "bot", "--reason", " too wild ", "--by", "maria", "--expires", "2h")
     said("halt", "--local", "--reason", "everything")
+    said("halt", "--local", "--agent", "old", "--reason", "x", "--expires", "1w")
+    assert said("resume", "--local", "--agent", "old").startswith("1 halt lifted")
     bot, everything = json.loads(said("control", "list", "--local", "--json"))
     assert (bot["tenant_id"], bot["scope"], bot["scope_value"]) == ("*", "agent", "bot")
     assert (bot["reason"], bot["issued_by"]) == ("too wild", "maria")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
 from agentledger.infra import recorded_reads
 from agentledger.infra.recorded_reads import recorded_read
@@ -71,6 +72,34 @@ def test_answers_are_counted() -> None:
 def test_a_broker_that_is_away_is_no_reason_to_wait() -> None:
     with pytest.raises(BrokerError, match="no broker can be reached"):
         Announcer(NOWHERE, CODEC, 20).announce(told(), "t")
+
+
+def test_after_an_outage_the_next_event_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_away = True
+
+    class Broker:
+        """A producer that says only once that its broker is away, as librdkafka does."""
+
+        def __init__(self, config: dict[str, Any]) -> None:
+            self._tell = config["error_cb"]
+            self._delivered: Any = None
+
+        def produce(self, _topic: str, _value: bytes, _key: bytes, on_delivery: Any) -> None:
+            self._delivered = on_delivery
+
+        def poll(self, _timeout_s: float) -> None:
+            if is_away:
+                self._tell(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+            else:
+                self._delivered(None, None)
+
+    monkeypatch.setattr("agentledger.sinks.announcing.Producer", Broker)
+    announcer = Announcer({}, CODEC)
+    for _ in range(2):
+        with pytest.raises(BrokerError, match="no broker can be reached"):
+            announcer.announce(told(), "t")
+    is_away = False
+    announcer.announce(told(), "t")
 
 
 @pytest.fixture

@@ -74,6 +74,14 @@ def test_other_prices_cost_the_difference_by_hand() -> None:
     json.dumps(as_json)
 
 
+def test_a_range_in_which_nothing_was_concluded_says_so() -> None:
+    author = Author("run-1")
+    wiring = MemoryWiring(ledger_of([author.start(), author.model_call(1000), author.finish()]))
+    later = Wanted(from_us=T0_US * 2)
+    assert "nothing was concluded in this range" in printed(say.print_comparison, replay(wiring, later))
+    assert "nothing was charged in this range" in printed(say.print_spend, replay(wiring, later, is_tally=True))
+
+
 def test_the_same_prices_make_no_difference() -> None:
     author = Author("run-1")
     ledger = ledger_of([author.start(), author.model_call(1000), author.finish()])
@@ -220,6 +228,18 @@ def test_a_policy_says_which_recorded_calls_it_would_have_denied(tmp_path: Path)
     assert "tool calls 5, of them 3" in shown
     assert "run-1: delete_user: allow → deny (no-deletes)" in shown
     assert report.as_json()["policy_version"] == "2"
+
+
+def test_a_policy_is_not_tried_on_a_run_that_is_not_there(tmp_path: Path) -> None:
+    author = Author("run-1")
+    source = MemoryWiring(ledger_of([author.start(), author.tool_call()])).source()
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, "utf-8")
+    for wanted in (Wanted(run_id="run-2"), Wanted(tenant_id="acne")):
+        with pytest.raises(UsageError, match=r"no record of .* is in the ledger"):
+            try_policy(source, CODEC, read_policy(path), wanted)
+    later = try_policy(source, CODEC, read_policy(path), Wanted(from_us=T0_US * 2))
+    assert printed(print_policy, later) == "no tool call was recorded in this range\n"
 
 
 @pytest.mark.parametrize(
