@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from agentledger.infra import alert_trial
 from agentledger.infra.cli.evidence import read_approvers
 from agentledger.infra.control_commands import lapsing, publish_command
 from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
@@ -16,19 +17,27 @@ from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.recorded_reads import BEST_EFFORT_S_MAX, REQUIRED_S_MAX
 from agentledger.infra.settings import Settings
 from agentledger.processors.budget_windows import window_of
+from agentledger.processors.rules.loading import parse_rules
+from agentledger.processors.scope_rules import watches_of
 from agentledger.producers.halts import Command as ControlCommand
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.api_key_file import FileApiKeys
 from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.events import Event
+from agentledger.schemas.price_books import open_prices
 from agentledger.schemas.subject_keys import FileSubjectKeys
-from agentledger.schemas.topics import INTEGRITY
+from agentledger.schemas.topics import ALERTS, INTEGRITY
 from agentledger.sinks.announcing import Announcer
-from agentledger.sinks.console.ports import Command, ConsolePorts, Look
+from agentledger.sinks.console.ports import Command, ConsolePorts, Look, TrialAsked
 from agentledger.sinks.key_files import KeyFolder
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import Client
 from agentledger.sinks.read_event import ReadFacts, read_event
+from agentledger.sinks.replay_source import ReplaySource
 from agentledger.sinks.verify import Verification, VerifyRequest
+
+TRIAL_ALERTS_SHOWN = 200  # of a trial, on a page
+TRIAL_WARM_UP_US = 86_400_000_000  # as of `agentledger alerts try`
 
 log = logging.getLogger("agentledger.infra.console")
 
@@ -54,10 +63,12 @@ def console_ports(settings: Settings) -> ConsolePorts:
         client=open_clickhouse(url, settings, database="agentledger", login=reader),
         keys=FileApiKeys(settings.api_keys_path()),
         issue=lambda command: issue(settings, command),
+        publish_alert=lambda event: publish_alert(settings, event),
         record=LookRecorder(settings, reader[0]).record,
         window_of=window_of,
         analyst=client_of_analyst,
         verify=lambda start, progress: verify_all(settings, start, progress),
+        try_rules=lambda asked, start, progress: try_rules(settings, reader, asked, progress),
         subject_keys=FileSubjectKeys(folder) if folder.is_dir() else None,
     )
 
@@ -81,6 +92,35 @@ def issue(settings: Settings, command: Command) -> None:
     )
     told = lapsing(told, time.time_ns() // 1000, command.expires_us)
     publish_command(kafka_config(settings), told, settings.schema_registry_url)
+
+
+def publish_alert(settings: Settings, event: Event) -> None:
+    """Put what a person says of an alert where alerts are, and wait until the broker has it. Raises BrokerError."""
+    Announcer(kafka_config(settings), open_codec(settings)).announce(event, ALERTS.name, key=event.run_id)
+
+
+def try_rules(
+    settings: Settings, login: tuple[str, str], asked: TrialAsked, progress: Callable[[int], None]
+) -> Mapping[str, Any]:
+    """When these rules would have fired. Raises ConfigurationError where they are no rules, StoreError."""
+    rules = parse_rules(asked.rules.encode(), where="your rules")
+    watches_of(rules)
+    client = open_clickhouse(clickhouse_url(settings), settings, database="agentledger", login=login)
+    try:
+        tried = alert_trial.try_rules(
+            ReplaySource(client), open_codec(settings), rules, open_prices(settings.prices_file), from_us=asked.from_us,
+            to_us=asked.to_us, warm_up_us=TRIAL_WARM_UP_US, tenant_id=asked.tenant_id, report=progress,
+        )  # fmt: skip
+    finally:
+        client.close()
+    report = alert_trial.as_json(tried)
+    return {**report, "alerts": report["alerts"][:TRIAL_ALERTS_SHOWN]}
+
+
+def open_codec(settings: Settings) -> Codec:
+    """Reads and writes records with the configured registry."""
+    auth = settings.schema_registry_basic_auth.get_secret_value()
+    return Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
 
 
 class LookRecorder:
@@ -109,7 +149,5 @@ class LookRecorder:
             log.warning("a look at the ledger is not recorded: %s", error.what)
 
     def _connect(self) -> Announcer:
-        auth = self._settings.schema_registry_basic_auth.get_secret_value()
-        codec = Codec(open_registry(self._settings.schema_registry_url, basic_auth=auth))
         wait_s_max = REQUIRED_S_MAX if self._settings.reads_must_be_recorded else BEST_EFFORT_S_MAX
-        return Announcer(kafka_config(self._settings), codec, wait_s_max)
+        return Announcer(kafka_config(self._settings), open_codec(self._settings), wait_s_max)

@@ -13,6 +13,7 @@ from agentledger.infra.stack.ports import free_port
 from agentledger.processors.budget_windows import window_of
 from agentledger.schemas import events as e
 from agentledger.schemas.api_keys import new_api_key
+from agentledger.schemas.events import Event
 from agentledger.schemas.testing.api_keys import FakeApiKeys
 from agentledger.sinks.console import ConsoleConfig, ConsolePorts, run_console
 from agentledger.sinks.console.ports import Command, Look
@@ -30,6 +31,7 @@ class Outside:
     """What the console was told to do, and its keys by their rights."""
 
     commands: list[Command] = field(default_factory=list)
+    answers: list[Event] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     keys: FakeApiKeys = field(default_factory=FakeApiKeys)
 
@@ -41,7 +43,10 @@ class Outside:
 
     def ports(self, client: Any, **others: Any) -> ConsolePorts:
         """The ports, with these fakes behind them."""
-        given = {"issue": self.commands.append, "record": self.looks.append, "analyst": lambda _: None} | others
+        given = {
+            "issue": self.commands.append, "publish_alert": self.answers.append, "record": self.looks.append,
+            "analyst": lambda _: None,
+        } | others  # fmt: skip
         return ConsolePorts(client=client, keys=self.keys, window_of=window_of, **given)
 
 

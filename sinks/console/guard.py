@@ -13,11 +13,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from agentledger.schemas.errors import AgentledgerError, StoreError, UsageError
+from agentledger.sinks.console.jobs import Jobs
 from agentledger.sinks.console.ports import ConsolePorts
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import COOKIE, SESSION_US_MAX, Sessions, Visitor
-from agentledger.sinks.console.verify_job import VerifyJob
 from agentledger.sinks.console.visits import Handler, Visit
 
 FORM_BYTES_MAX = 64 * 1024  # the longest form holds one SQL statement
@@ -46,7 +46,7 @@ class Guard:
         self._hosts = hosts
         self._is_https = is_https
         self._recent_looks = RecentLooks()
-        self._verify_job = VerifyJob(ports.verify)
+        self._jobs = Jobs()
 
     def endpoint(self, handler: Handler, scope: str) -> Callable[[Request], object]:
         """The handler behind the door: only visitors with this right reach it."""
@@ -110,7 +110,7 @@ class Guard:
             ports=self.ports, visitor=visitor, now_us=self.clock(), path=request.url.path,
             place={name: str(value) for name, value in request.path_params.items()},
             asked=dict(request.query_params), form=form, recent_looks=self._recent_looks,
-            verify_job=self._verify_job,
+            jobs=self._jobs,
         )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from agentledger.schemas.events import Event
 from agentledger.schemas.ports import ApiKeys, SubjectKeys
-from agentledger.sinks.console.verify_job import Verify
+from agentledger.sinks.console.jobs import Say, Work
 from agentledger.sinks.queries import Client
 from agentledger.sinks.read_event import CountedReads
 
@@ -36,6 +37,15 @@ class Look(NamedTuple):
     error: str = ""
 
 
+class TrialAsked(NamedTuple):
+    """Rules (the YAML of a rules file) to try on a tenant's records of these ledger times, microseconds."""
+
+    tenant_id: str
+    rules: str
+    from_us: int
+    to_us: int
+
+
 class Window(Protocol):
     """From `start_us` to before `end_us`; None is without an end on that side."""
 
@@ -59,17 +69,20 @@ class WindowOf(Protocol):
 class ConsolePorts:
     """The outside of the console. Each may be called from several threads at a time.
 
-    `issue` sends a command and returns when the broker has it (BrokerError where it hasn't). `record` puts a look into
-    the ledger; it raises BrokerError only where the ledger demands it: then nothing may be shown. `analyst` gives the
-    client for a tenant's own SQL, which sees this tenant's rows alone; None where there is none. `verify` checks the
-    whole ledger against its signed heads, and gives the report.
+    `issue` sends a command and returns when the broker has it (BrokerError where it hasn't); `publish_alert` does so
+    with what a person says of an alert. `record` puts a look into the ledger; it raises BrokerError only where the
+    ledger demands it: then nothing may be shown. `analyst` gives the client for a tenant's own SQL, which sees this
+    tenant's rows alone; None where there is none. `verify` checks the whole ledger against its signed heads, and gives
+    the report. `try_rules` says when rules would have fired.
     """
 
     client: Client
     keys: ApiKeys
     issue: Callable[[Command], None]
+    publish_alert: Callable[[Event], None]
     record: Callable[[Look], None]
     window_of: WindowOf
     analyst: Callable[[str], Client | None]
-    verify: Verify | None = None
+    verify: Work | None = None
+    try_rules: Callable[[TrialAsked, Say, Say], Mapping[str, Any]] | None = None
     subject_keys: SubjectKeys | None = None

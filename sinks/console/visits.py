@@ -11,11 +11,11 @@ from typing import Any
 from starlette.responses import HTMLResponse, Response
 
 from agentledger.schemas.errors import AgentledgerError, UsageError
+from agentledger.sinks.console.jobs import Jobs
 from agentledger.sinks.console.ports import ConsolePorts, Look
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import Visitor
-from agentledger.sinks.console.verify_job import VerifyJob
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.read_event import CountedReads
 
@@ -36,7 +36,7 @@ class Visit:
     asked: Mapping[str, str]  # the query string
     form: Mapping[str, str]
     recent_looks: RecentLooks
-    verify_job: VerifyJob
+    jobs: Jobs
 
     def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The answer to a query of ours. The visitor's tenant and the time are always parameters. Raises StoreError."""

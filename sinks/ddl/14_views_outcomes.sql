@@ -300,6 +300,8 @@ CREATE OR REPLACE VIEW agentledger.alerts
     resolved_at Nullable(DateTime64(6, 'UTC')) COMMENT 'Ledger time of the resolution, NULL while open',
     resolve_reason String COMMENT 'Why it is over',
     resolved_by String COMMENT 'A person, or the rule itself',
+    acknowledged_at Nullable(DateTime64(6, 'UTC')) COMMENT 'Ledger time at which a person took it on, NULL where nobody has since it was last resolved',
+    acknowledged_by String COMMENT 'Who took it on',
     raises UInt64 COMMENT 'How often it was raised',
     updates UInt64 COMMENT 'How often it was stated that it had grown',
     seen Int64 COMMENT 'How often the condition was seen, as far as the latest raise or update says',
@@ -320,7 +322,8 @@ AS WITH
     )) AS last,
     CAST(grown_values AS Tuple(
         severity String, summary String, seen Int64, observed Nullable(Float64), expected Nullable(Float64)
-    )) AS grown
+    )) AS grown,
+    acknowledgements > 0 AND (last.event_type = 'AlertResolved' OR taken_on_at > latest_resolved_at) AS is_acknowledged
 SELECT
     alert_id,
     if(last.event_type = 'AlertResolved', 'resolved', 'open') AS status,
@@ -339,6 +342,8 @@ SELECT
     if(last.event_type = 'AlertResolved', toNullable(last.ledger_time), NULL) AS resolved_at,
     if(last.event_type = 'AlertResolved', last.reason, '') AS resolve_reason,
     if(last.event_type = 'AlertResolved', last.resolved_by, '') AS resolved_by,
+    if(is_acknowledged, toNullable(taken_on_at), NULL) AS acknowledged_at,
+    if(is_acknowledged, taken_on_by, '') AS acknowledged_by,
     raises,
     updates,
     grown.seen AS seen,
@@ -360,13 +365,20 @@ FROM
             (severity, summary, count, observed, expected),
             (ledger_time, log_index), event_type IN ('AlertRaised', 'AlertUpdated')
         ) AS grown_values,
-        argMax((event_type, ledger_time, reason, resolved_by), (ledger_time, log_index)) AS last_values,
+        argMaxIf(
+            (event_type, ledger_time, reason, resolved_by), (ledger_time, log_index), event_type != 'AlertAcknowledged'
+        ) AS last_values,
         minIf(ledger_time, event_type = 'AlertRaised') AS first_raised_at,
         maxIf(ledger_time, event_type = 'AlertRaised') AS latest_raised_at,
         countIf(event_type = 'AlertRaised') AS raises,
-        countIf(event_type = 'AlertUpdated') AS updates
+        countIf(event_type = 'AlertUpdated') AS updates,
+        countIf(event_type = 'AlertAcknowledged') AS acknowledgements,
+        argMaxIf(ledger.acknowledged_by, (ledger_time, log_index), event_type = 'AlertAcknowledged') AS taken_on_by,
+        maxIf(ledger_time, event_type = 'AlertAcknowledged') AS taken_on_at,
+        maxIf(ledger_time, event_type = 'AlertResolved') AS latest_resolved_at
     FROM agentledger.ledger
-    WHERE occurrence = 'first' AND event_type IN ('AlertRaised', 'AlertUpdated', 'AlertResolved')
+    WHERE occurrence = 'first' AND event_type IN ('AlertRaised', 'AlertUpdated', 'AlertResolved', 'AlertAcknowledged')
     GROUP BY tenant_id, alert_id
+    HAVING acknowledgements < count() -- one that was only taken on is known to nobody
 )
 COMMENT 'One row per alert, however often it was raised';

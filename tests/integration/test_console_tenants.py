@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from agentledger.schemas import events as e
 from agentledger.schemas.errors import BrokerError
 from agentledger.sinks.console.app import create_app
 from agentledger.sinks.console.pages import PAGES
-from tests.console_rig import NOW_US, SECRET, Outside, add_day
-from tests.ledger_rows import Ledger, clickhouse_with_views
+from agentledger.sinks.console.ports import TrialAsked
+from tests.console_rig import NOW_S, NOW_US, SECRET, Outside, add_day
+from tests.ledger_rows import Ledger, clickhouse_with_views, id_of
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +37,7 @@ class SpyClient:
 @dataclass
 class Served:
     outside: Outside
+    ledger: Ledger
     spy: SpyClient
     client: TestClient
 
@@ -52,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         outside, spy = Outside(), SpyClient(client)
         app = create_app(outside.ports(spy), clock=lambda: NOW_US, secret=SECRET)
         with TestClient(app, base_url="http://localhost") as web:
-            yield Served(outside, spy, web)
+            yield Served(outside, ledger, spy, web)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.method == "GET" and page.name != "event"])
@@ -137,3 +140,53 @@ def test_own_sql_needs_an_analyst_of_the_tenant(served: Served) -> None:
         exporting = {"Authorization": f"Bearer {served.outside.key('acme', 'read', 'export')}"}
         formula = asked | {"as": "csv", "sql": "SELECT '=1+1' AS x"}
         assert web.post("/query", data=formula, headers=exporting).text == "x\r\n'=1+1\r\n"
+
+
+def posted(served: Served, path: str, form: dict[str, str], tenant_id: str = "acme", **ports: Any) -> Any:
+    """The answer to a form, sent with a key that may do all."""
+    app = create_app(served.outside.ports(served.spy, **ports), clock=lambda: NOW_US, secret=SECRET)
+    with TestClient(app, base_url="http://localhost", follow_redirects=False) as web:
+        key = served.outside.key(tenant_id, "read", "export", "admin")
+        return web.post(path, data=form, headers={"Authorization": f"Bearer {key}"})
+
+
+def test_an_alert_is_taken_on_and_resolved_from_the_page(served: Served) -> None:
+    alert_id, answers = id_of("alert1"), served.outside.answers
+    answers.clear()
+    wrong = [{"answer": "resolve"}, {"answer": "forget"}, {"alert_id": "x"}, {"alert_id": id_of("za")}]
+    for change in wrong:
+        form = {"answer": "acknowledge", "alert_id": alert_id, "reason": ""} | change
+        assert posted(served, "/alerts/answer", form).status_code == 400, change
+    assert posted(served, "/alerts/answer", {"answer": "acknowledge", "alert_id": alert_id}, "zeta").status_code == 400
+    assert answers == []
+    given = {"answer": "acknowledge", "alert_id": alert_id, "reason": "looking"}
+    assert posted(served, "/alerts/answer", given).status_code == 303
+    [taken_on] = answers
+    assert isinstance(taken_on, e.AlertAcknowledged)
+    assert (taken_on.tenant_id, taken_on.alert_id, taken_on.reason) == ("acme", alert_id, "looking")
+    assert (taken_on.acknowledged_by, taken_on.via) == ("console:tester", "console")
+    served.ledger.put_event(taken_on, NOW_S + 1)
+    served.ledger.write(served.spy.client)
+    assert "console:tester" in served.get("/alerts?state=acknowledged").text
+    assert alert_id not in served.get("/alerts?state=not acknowledged").text.partition("</table>")[0]
+    assert posted(served, "/alerts/answer", given | {"answer": "resolve"}).status_code == 303
+    served.ledger.put_event(answers[-1], NOW_S + 2)
+    served.ledger.write(served.spy.client)
+    assert "looking by console:tester" in served.get("/alerts?state=resolved&rule=tool_error_rate").text
+    assert posted(served, "/alerts/answer", given).status_code == 400
+
+
+def test_rules_are_tried_for_the_visitor_s_tenant(served: Served) -> None:
+    asked = []
+
+    def try_rules(wanted: TrialAsked, start: Any, progress: Any) -> dict[str, Any]:
+        asked.append(wanted)
+        return {"fired": 0, "records": 7, "from_us": wanted.from_us, "to_us": wanted.to_us, "rules": {}, "alerts": []}
+
+    form = {"rules": "rules: []", "range": "week"}
+    assert posted(served, "/alerts/try", form).status_code == 400  # nobody is there to try them
+    assert posted(served, "/alerts/try", form | {"range": "decade"}, try_rules=try_rules).status_code == 400
+    assert posted(served, "/alerts/try", form | {"rules": " "}, try_rules=try_rules).status_code == 400
+    assert asked == []
+    assert posted(served, "/alerts/try", form, try_rules=try_rules).status_code == 303
+    assert asked == [TrialAsked("acme", "rules: []", NOW_US - 7 * 86_400_000_000, NOW_US)]

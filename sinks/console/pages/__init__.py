@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentledger.sinks.console.pages.alerts import show_alerts
+from agentledger.sinks.console.pages.alerts import answer_alert, show_alerts
 from agentledger.sinks.console.pages.budgets import show_budgets
 from agentledger.sinks.console.pages.commands import give_command
 from agentledger.sinks.console.pages.evidence import show_evidence, start_verify
@@ -12,6 +12,7 @@ from agentledger.sinks.console.pages.now import show_now
 from agentledger.sinks.console.pages.one_run import show_event, show_run, show_run_json
 from agentledger.sinks.console.pages.outcomes import show_outcomes
 from agentledger.sinks.console.pages.policy import show_policy
+from agentledger.sinks.console.pages.rule_trial import start_trial
 from agentledger.sinks.console.pages.runs import show_runs
 from agentledger.sinks.console.pages.sql import ask, show_query
 from agentledger.sinks.console.visits import Handler
@@ -36,6 +37,8 @@ PAGES = (
     Page("budgets", "/budgets", show_budgets),
     Page("commands", "/commands", give_command, scope="admin", method="POST"),
     Page("alerts", "/alerts", show_alerts),
+    Page("answer", "/alerts/answer", answer_alert, scope="admin", method="POST"),
+    Page("trial", "/alerts/try", start_trial, method="POST"),
     Page("outcomes", "/outcomes", show_outcomes),
     Page("policy", "/policy", show_policy),
     Page("evidence", "/evidence", show_evidence),

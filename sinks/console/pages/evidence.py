@@ -9,6 +9,7 @@ from agentledger.sinks.console.visits import Visit
 
 CHECKPOINTS_MAX = 20
 DAY_US = 86_400_000_000
+VERIFY = "verify"
 
 # Of the whole ledger: a checkpoint signs the heads of all logs, and names no record.
 _CHECKPOINTS = f"""
@@ -29,12 +30,14 @@ def show_evidence(visit: Visit) -> Response:
     since_us = visit.now_us - 30 * DAY_US
     return visit.page(
         "evidence.html", checkpoints=visit.rows(_CHECKPOINTS, since_us=since_us),
-        looks=visit.rows(_LOOKS, since_us=visit.now_us - DAY_US), job=visit.verify_job.state(),
+        looks=visit.rows(_LOOKS, since_us=visit.now_us - DAY_US), job=visit.jobs.state(VERIFY),
+        can_verify=visit.ports.verify is not None,
     )  # fmt: skip
 
 
 def start_verify(visit: Visit) -> Response:
     """The form of /verify: one at a time, as each reads the whole ledger."""
-    if not visit.verify_job.start(visit.visitor.name, visit.now_us):
+    if visit.ports.verify is None:
         raise UsageError("the ledger can't be verified from here", next_step="run agentledger verify --all")
+    visit.jobs.start(VERIFY, visit.ports.verify, visit.visitor.name, visit.now_us)
     return RedirectResponse("/evidence", 303)
