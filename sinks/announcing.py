@@ -1,8 +1,9 @@
-"""Publishes one event and waits until the broker has it: for what is said once, such as that an export was made."""
+"""Publishes events and waits until the broker has them: for what is said once, such as that an export was made."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -24,7 +25,6 @@ class Announcer:
     def __init__(self, kafka: dict[str, Any], codec: Codec, wait_s_max: float = DELIVERY_S_MAX) -> None:
         self._codec = codec
         self._wait_s_max = wait_s_max
-        self._failure: str | None = None  # None: no answer yet; empty: the broker has it
         self._is_away = False
         # Not idempotent: that takes half a second to begin with, and an event that arrives twice counts once by its id.
         self._config = {
@@ -38,26 +38,32 @@ class Announcer:
 
         Raises BrokerError, at once where no broker can be reached.
         """
+        self.announce_all([(event, key)], topic)
+
+    def announce_all(self, events: Sequence[tuple[Event, str]], topic: str) -> None:
+        """The same for events with their keys, which wait for the broker together. Raises BrokerError where it hasn't
+        all of them."""
         if self._producer is None:
             self._is_away = False
             self._producer = Producer(self._config)
         producer = self._producer
-        self._failure = None
-        producer.produce(
-            topic, self._codec.encode(event), (key or event.producer_id).encode(), on_delivery=self._delivered
-        )
+        failures: list[str] = []  # of each that was answered; empty: the broker has it
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            failures.append("" if error is None else error.str())
+
+        for event, key in events:
+            value = self._codec.encode(event)
+            producer.produce(topic, value, (key or event.producer_id).encode(), on_delivery=delivered)
         deadline = time.monotonic() + self._wait_s_max
-        while self._failure is None and not self._is_away and time.monotonic() < deadline:
+        while len(failures) < len(events) and not self._is_away and time.monotonic() < deadline:
             producer.poll(POLL_S)
-        if self._failure != "":
+        if any(failures) or len(failures) < len(events):
             self._producer = None  # librdkafka says only once that all brokers are away
             raise BrokerError(
-                self._failure or ("no broker can be reached" if self._is_away else "no answer"), where=topic,
+                next(filter(None, failures), "no broker can be reached" if self._is_away else "no answer"), where=topic,
                 next_step="check the broker",
             )  # fmt: skip
-
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
-        self._failure = "" if error is None else error.str()
 
     def _broker_failed(self, error: KafkaError) -> None:
         self._is_away = error.code() == KafkaError._ALL_BROKERS_DOWN

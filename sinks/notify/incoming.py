@@ -27,13 +27,14 @@ class SignatureError(UsageError):
 
 
 class PageAnswer(NamedTuple):
-    """What a person said of a page."""
+    """What a person said of a page. `via` says by which way it came."""
 
     message_id: str
     answered: Answered
     dedup_key: str
     by: str
     reason: str
+    via: str = "webhook"
 
 
 def read_answer(webhook: Webhook, headers: Mapping[str, str], body: bytes) -> PageAnswer:
@@ -69,10 +70,10 @@ def _event(answer: PageAnswer, alert: Alert, now_us: int) -> AlertAcknowledged |
         return AlertAcknowledged(
             event_id=event_id, tenant_id=alert.tenant_id, producer_id="notify-incoming", producer_seq=UNCOUNTED,
             run_id=alert.run_id, workflow=alert.workflow, actor=answer.by, occurred_at=now_us, alert_id=alert.alert_id,
-            dedup_key=answer.dedup_key, acknowledged_by=answer.by, reason=answer.reason, via="webhook",
+            dedup_key=answer.dedup_key, acknowledged_by=answer.by, reason=answer.reason, via=answer.via,
         )  # fmt: skip
     return AlertResolved(
         event_id=event_id, tenant_id=alert.tenant_id, producer_id="notify-incoming", producer_seq=UNCOUNTED,
         run_id=alert.run_id, workflow=alert.workflow, actor=answer.by, occurred_at=now_us, alert_id=alert.alert_id,
-        rule=alert.rule, reason=answer.reason or "resolved by a person", resolved_by=answer.by or "webhook",
+        rule=alert.rule, reason=answer.reason or "resolved by a person", resolved_by=answer.by or answer.via,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,9 @@ def _listen(config: NotifyConfig, incoming: Incoming, codec: Codec, stop: thread
         raise MissingLibraryError(error.name or "a library", "notify") from None
     one_at_a_time = threading.Lock()
 
-    def announce(event: Event) -> None:
+    def announce(events: Sequence[Event]) -> None:
         with one_at_a_time:
-            Announcer(config.kafka, codec).announce(event, ALERTS.name, key=event.run_id)
+            Announcer(config.kafka, codec).announce_all([(event, event.run_id) for event in events], ALERTS.name)
 
     return serve_incoming(incoming, config.state_path, announce, stop)
 
@@ -168,10 +168,10 @@ class Sayer:
         """Say some of what waits."""
         waiting = self._state.unsaid(SAY_AT_ONCE_MAX) if time.monotonic() >= self._not_before_s else []
         try:
-            for seq, value in waiting:
+            if waiting:
                 self._announcer = self._announcer or self._connect()
-                self._announcer.announce(self._codec.decode(value), INTEGRITY.name)
-                self._state.has_said(seq)
+                self._announcer.announce_all([(self._codec.decode(one.event), "") for one in waiting], INTEGRITY.name)
+                self._state.has_said(waiting[-1].seq)
         except BrokerError as error:
             log.warning("what was delivered is said in the ledger later: %s", error)
             self._not_before_s = time.monotonic() + SAY_AGAIN_S

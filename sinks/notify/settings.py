@@ -155,11 +155,13 @@ class Route(_Strict):
 
 
 class Incoming(_Strict):
-    """Where answers to pages come back: a listener, and the secret that they are signed with."""
+    """Where answers to pages come back: a listener, and what they are signed with. `secret` is of Standard Webhooks,
+    `pagerduty_secret` that of a webhook subscription at PagerDuty."""
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     port: int = Field(8392, ge=1, le=65535)
-    secret: Reference
+    secret: Reference | None = None
+    pagerduty_secret: Reference | None = None
 
 
 class NotifyFile(_Strict):
@@ -225,6 +227,8 @@ def _contradictions(found: NotifyFile, file: YamlFile) -> list[str]:
         problems += [file.problem(place, f"there is no channel {name}") for name in unknown]
         if route.escalate and not route.channels:
             problems.append(file.problem(place, "escalates what nobody is told of first: give it channels"))
+    if found.incoming is not None and not (found.incoming.secret or found.incoming.pagerduty_secret):
+        problems.append(file.problem(("incoming",), "give it a secret, a pagerduty_secret, or both"))
     if found.routes[-1].match != Match():
         problems.append(
             file.problem(("routes", len(found.routes) - 1), "the last route must match everything: leave match out")

@@ -327,6 +327,8 @@ def test_a_storm_of_10000_alerts_of_50_kinds_is_50_pages() -> None:
         ("channels:\n  a: {kind: slack, url: env:U, colour: red}\nroutes: [{name: r, channels: [a]}]\n",
          "n.yaml:2: channels.a.colour: there is no such key"),
         ("channels:\n  a: {kind: fax}\nroutes: [{name: r, channels: [a]}]\n", "n.yaml:2: channels.a"),
+        ("channels:\n  a: {kind: slack, url: env:U}\nroutes: [{name: r, channels: [a]}]\nincoming: {port: 8392}\n",
+         "n.yaml:4: incoming: give it a secret"),
         ("a: [\n", "n.yaml:2: is no YAML"),
         ("- 1\n", "n.yaml:1"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +18,13 @@ from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.events import AlertAcknowledged, AlertResolved, Event
 from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.incoming_server import incoming_app
+from agentledger.sinks.notify.settings import Incoming
 from agentledger.sinks.notify.state import NotifyState
 from tests.unit.test_notify_desk import T0, desk_of, event, raised
 
-HOOK = Webhook("whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode())
+HOOK_SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+HOOK = Webhook(HOOK_SECRET)
+PAGERDUTY_SECRET = b"a secret of a webhook subscription"
 OTHER = Webhook("whsec_" + base64.b64encode(b"another secret of thirty-two byte").decode())
 
 
@@ -46,13 +52,16 @@ class Answering:
         state = NotifyState(folder / "n.sqlite")
         state.keep(self.desk)
         state.close()
-        self.client = TestClient(incoming_app(HOOK, folder / "n.sqlite", self.announce))
+        for name, secret in (("standard", HOOK_SECRET), ("pagerduty", PAGERDUTY_SECRET.decode())):
+            (folder / name).write_text(secret)
+        incoming = Incoming(secret=f"file:{folder / 'standard'}", pagerduty_secret=f"file:{folder / 'pagerduty'}")
+        self.client = TestClient(incoming_app(incoming, folder / "n.sqlite", self.announce))
 
-    def announce(self, said: Event) -> None:
-        """Keep it, or fail as without a broker."""
+    def announce(self, said: Sequence[Event]) -> None:
+        """Keep them, or fail as without a broker."""
         if not self.has_broker:
             raise BrokerError("no broker can be reached")
-        self.said.append(said)
+        self.said.extend(said)
 
     def body(self, kind: str = "alert.acknowledged", **own: object) -> str:
         """A message about the page."""
@@ -113,6 +122,85 @@ def test_what_is_signed_and_makes_no_sense_is_refused(body: str, status: int, tm
     answering = Answering(tmp_path)
     assert answering.client.post("/v1/answers", content=body, headers=signed(body)).status_code == status
     assert answering.said == []
+
+
+def incident_event(key: str, kind: str = "incident.acknowledged", **own: object) -> str:
+    """A webhook of PagerDuty as its documentation shows one, cut to what says something."""
+    event = {
+        "id": "01EVENT", "event_type": kind, "resource_type": "incident",
+        "occurred_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "agent": {"id": "PLH1HKV", "summary": "Ann", "type": "user_reference"}, "client": {"name": "PagerDuty"},
+        "data": {"id": "PGR0VU2", "type": "incident", "number": 2, "status": "acknowledged", "incident_key": key},
+    }  # fmt: skip
+    return json.dumps({"event": {**event, **own}})
+
+
+def pagerduty_signed(body: str, *, secret: bytes = PAGERDUTY_SECRET) -> dict[str, str]:
+    """Its header, with a second signature as while secrets change."""
+    digest = hmac.new(secret, body.encode(), hashlib.sha256).hexdigest()
+    return {"X-PagerDuty-Signature": f"v1={'0' * 64},v1={digest}"}
+
+
+def test_what_a_person_does_at_pagerduty_becomes_the_same_events_each_time(tmp_path: Path) -> None:
+    answering = Answering(tmp_path)
+    body = incident_event(answering.key)
+    for _ in range(2):
+        answer = answering.client.post("/v1/answers/pagerduty", content=body, headers=pagerduty_signed(body))
+        assert (answer.status_code, answer.text) == (202, "2 alerts\n")
+    assert len({one.event_id for one in answering.said}) == 2
+    first = answering.said[0]
+    assert isinstance(first, AlertAcknowledged)
+    assert (first.acknowledged_by, first.reason, first.via) == ("Ann", "PagerDuty incident 2", "pagerduty")
+    body = incident_event(answering.key, "incident.resolved")
+    answering.client.post("/v1/answers/pagerduty", content=body, headers=pagerduty_signed(body))
+    last = answering.said[-1]
+    assert isinstance(last, AlertResolved)
+    assert last.resolved_by == "Ann"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"event_type": "incident.triggered"},
+        {"agent": None},  # a timer of PagerDuty's
+        {"agent": {"id": "PI", "type": "integration_reference"}},  # our own event, come back
+        {"data": {"type": "service"}},
+        {"data": {"incident_key": "another service's"}},
+    ],
+)
+def test_what_no_person_did_about_a_page_of_ours_changes_nothing(own: dict[str, object], tmp_path: Path) -> None:
+    answering = Answering(tmp_path)
+    body = incident_event(answering.key, **own)
+    answer = answering.client.post("/v1/answers/pagerduty", content=body, headers=pagerduty_signed(body))
+    assert (answer.status_code, answering.said) == (202, [])
+
+
+@pytest.mark.parametrize(
+    ("own", "wrong", "status"),
+    [
+        ({}, "another secret", 401),
+        ({}, "another body", 401),
+        ({}, "no signature", 401),
+        ({"occurred_at": "2020-10-02T18:45:22.169Z"}, "", 400),
+        ({"occurred_at": "soon"}, "", 400),
+        ({"data": []}, "", 400),
+        ({"id": 7}, "", 400),
+        ({"x": "x" * 300_000}, "", 413),
+    ],
+)
+def test_a_webhook_that_pagerduty_did_not_send_changes_nothing(
+    own: dict[str, object], wrong: str, status: int, tmp_path: Path
+) -> None:
+    answering = Answering(tmp_path)
+    body = incident_event(answering.key, **own)
+    headers = {
+        "": pagerduty_signed(body),
+        "another secret": pagerduty_signed(body, secret=b"x"),
+        "another body": pagerduty_signed(body + " "),
+        "no signature": {},
+    }[wrong]
+    answer = answering.client.post("/v1/answers/pagerduty", content=body, headers=headers)
+    assert (answer.status_code, answering.said) == (status, [])
 
 
 def test_without_a_broker_the_sender_is_told_to_come_again(tmp_path: Path) -> None:
