@@ -30,6 +30,7 @@ from agentledger.sinks.notify.dispatcher import AT_ONCE_MAX
 from agentledger.sinks.notify.state import read_status
 from tests.kafka_broker import events_on, kafka_broker
 from tests.page_receiver import Answer, Got, page_receiver
+from tests.signed_answers import HOOK_SECRET, PAGERDUTY_SECRET, incident_event, pagerduty_signed, signed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -197,12 +198,15 @@ channels:
 routes:
 - {{name: live, match: {{tenant: [live]}}, channels: [am, oncall]}}
 - {{name: rest, channels: []}}
+incoming: {{port: {port}, secret: env:HOOK, pagerduty_secret: env:PD_HOOK}}
 """
 
 
-def test_a_real_alertmanager_receives_groups_and_resolves(tmp_path: Path, kafka: KafkaService) -> None:
+def test_a_real_alertmanager_receives_groups_and_resolves_and_answers_become_events(
+    tmp_path: Path, kafka: KafkaService
+) -> None:
     assert ALERTMANAGER, "apt-get install prometheus-alertmanager"
-    port = free_port()
+    port, answers_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
     with page_receiver(Answer(200)) as people:
         config = tmp_path / "alertmanager.yml"
@@ -212,7 +216,8 @@ def test_a_real_alertmanager_receives_groups_and_resolves(tmp_path: Path, kafka:
             f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
         ]  # fmt: skip
         alertmanager = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        notify = Notify(tmp_path / "live", kafka.endpoint, NOTIFY_FILE.format(url=people.url, alertmanager=url), PD=KEY)
+        file = NOTIFY_FILE.format(url=people.url, alertmanager=url, port=answers_port)
+        notify = Notify(tmp_path / "live", kafka.endpoint, file, PD=KEY, HOOK=HOOK_SECRET, PD_HOOK=PAGERDUTY_SECRET)
         process = None
         try:
             wait_for(lambda: answers(f"{url}/-/ready"))
@@ -233,9 +238,14 @@ def test_a_real_alertmanager_receives_groups_and_resolves(tmp_path: Path, kafka:
                 ],
             )
             wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "firing"))
-            send(kafka.endpoint, [about(AlertAcknowledged, "a", "live", acknowledged_by="ann")])
+            wait_for(lambda: len(pagerduty_keys(people.got)) == 2)
+            keys = pagerduty_keys(people.got)
+            body = incident_event(keys["loop"])
+            answer(f"http://127.0.0.1:{answers_port}/v1/answers/pagerduty", body, pagerduty_signed(body))
             wait_for(lambda: any(one.path == "/pd" and one.json["event_action"] == "acknowledge" for one in people.got))
-            send(kafka.endpoint, [about(AlertResolved, name, "live") for name, _ in names])
+            body = json.dumps({"type": "alert.resolved", "data": {"dedup_key": keys["runaway"], "by": "bob"}})
+            answer(f"http://127.0.0.1:{answers_port}/v1/answers", body, signed(body))
+            send(kafka.endpoint, [about(AlertResolved, name, "live") for name, rule in names if rule == "loop"])
             wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "resolved"))
             wait_for(lambda: not notify.told())
         finally:
@@ -250,6 +260,26 @@ def test_a_real_alertmanager_receives_groups_and_resolves(tmp_path: Path, kafka:
     actions = [(got.json["dedup_key"], got.json["event_action"]) for got in people.got if got.path == "/pd"]
     assert len(set(actions)) == len(actions) == 5  # two triggered, one acknowledged, two resolved
     assert Counter(action for _, action in actions) == {"trigger": 2, "acknowledge": 1, "resolve": 2}
+    said = [one for one in events_on(kafka.endpoint, ALERTS.name) if one.producer_id == "notify-incoming"]
+    acknowledged = [one for one in said if isinstance(one, AlertAcknowledged)]
+    assert {(one.run_id, one.acknowledged_by, one.via) for one in acknowledged} == {
+        ("a", "Ann", "pagerduty"),
+        ("b", "Ann", "pagerduty"),
+    }
+    assert [(one.run_id, one.resolved_by) for one in said if isinstance(one, AlertResolved)] == [("c", "bob")]
+
+
+def pagerduty_keys(got: list[Got]) -> dict[str, str]:
+    """Rule to dedup key, of what was triggered at PagerDuty."""
+    triggers = [one.json for one in got if one.path == "/pd" and one.json["event_action"] == "trigger"]
+    return {one["payload"]["class"]: one["dedup_key"] for one in triggers}
+
+
+def answer(url: str, body: str, headers: dict[str, str]) -> None:
+    """Post a signed answer, which must be taken."""
+    request = urllib.request.Request(url, body.encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as taken:
+        assert taken.status == 202
 
 
 def answers(url: str) -> bool:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from standardwebhooks import Webhook
 from starlette.testclient import TestClient
 
 from agentledger.schemas.errors import BrokerError
@@ -20,22 +15,8 @@ from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.incoming_server import incoming_app
 from agentledger.sinks.notify.settings import Incoming
 from agentledger.sinks.notify.state import NotifyState
+from tests.signed_answers import HOOK_SECRET, OTHER_SECRET, PAGERDUTY_SECRET, incident_event, pagerduty_signed, signed
 from tests.unit.test_notify_desk import T0, desk_of, event, raised
-
-HOOK_SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-HOOK = Webhook(HOOK_SECRET)
-PAGERDUTY_SECRET = b"a secret of a webhook subscription"
-OTHER = Webhook("whsec_" + base64.b64encode(b"another secret of thirty-two byte").decode())
-
-
-def signed(body: str, *, hook: Webhook = HOOK, age_s: float = 0) -> dict[str, str]:
-    """The headers of a signed message."""
-    at = datetime.now(UTC) - timedelta(seconds=age_s)
-    return {
-        "webhook-id": "m1",
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": hook.sign("m1", at, body),
-    }
 
 
 class Answering:
@@ -52,7 +33,7 @@ class Answering:
         state = NotifyState(folder / "n.sqlite")
         state.keep(self.desk)
         state.close()
-        for name, secret in (("standard", HOOK_SECRET), ("pagerduty", PAGERDUTY_SECRET.decode())):
+        for name, secret in (("standard", HOOK_SECRET), ("pagerduty", PAGERDUTY_SECRET)):
             (folder / name).write_text(secret)
         incoming = Incoming(secret=f"file:{folder / 'standard'}", pagerduty_secret=f"file:{folder / 'pagerduty'}")
         self.client = TestClient(incoming_app(incoming, folder / "n.sqlite", self.announce))
@@ -96,7 +77,7 @@ def test_what_is_not_signed_changes_nothing(wrong: str, tmp_path: Path) -> None:
     answering = Answering(tmp_path)
     body = answering.body()
     headers = {
-        "another secret": signed(body, hook=OTHER),
+        "another secret": signed(body, secret=OTHER_SECRET),
         "too old": signed(body, age_s=600),
         "another body": signed(body + " "),
         "no headers": {},
@@ -122,23 +103,6 @@ def test_what_is_signed_and_makes_no_sense_is_refused(body: str, status: int, tm
     answering = Answering(tmp_path)
     assert answering.client.post("/v1/answers", content=body, headers=signed(body)).status_code == status
     assert answering.said == []
-
-
-def incident_event(key: str, kind: str = "incident.acknowledged", **own: object) -> str:
-    """A webhook of PagerDuty as its documentation shows one, cut to what says something."""
-    event = {
-        "id": "01EVENT", "event_type": kind, "resource_type": "incident",
-        "occurred_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-        "agent": {"id": "PLH1HKV", "summary": "Ann", "type": "user_reference"}, "client": {"name": "PagerDuty"},
-        "data": {"id": "PGR0VU2", "type": "incident", "number": 2, "status": "acknowledged", "incident_key": key},
-    }  # fmt: skip
-    return json.dumps({"event": {**event, **own}})
-
-
-def pagerduty_signed(body: str, *, secret: bytes = PAGERDUTY_SECRET) -> dict[str, str]:
-    """Its header, with a second signature as while secrets change."""
-    digest = hmac.new(secret, body.encode(), hashlib.sha256).hexdigest()
-    return {"X-PagerDuty-Signature": f"v1={'0' * 64},v1={digest}"}
 
 
 def test_what_a_person_does_at_pagerduty_becomes_the_same_events_each_time(tmp_path: Path) -> None:
@@ -195,7 +159,7 @@ def test_a_webhook_that_pagerduty_did_not_send_changes_nothing(
     body = incident_event(answering.key, **own)
     headers = {
         "": pagerduty_signed(body),
-        "another secret": pagerduty_signed(body, secret=b"x"),
+        "another secret": pagerduty_signed(body, secret="x"),
         "another body": pagerduty_signed(body + " "),
         "no signature": {},
     }[wrong]
