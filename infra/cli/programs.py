@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a command imports what it needs when it runs
 def start_logging(settings: Settings) -> None:
     """One line per message on standard error, with the time in UTC."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("aiokafka", "faust", "mode", "urllib3"):
+    for noisy in ("aiokafka", "apprise", "faust", "mode", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
 
 

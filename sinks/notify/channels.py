@@ -29,6 +29,10 @@ from agentledger.sinks.notify.settings import (
 )
 
 Send = Callable[[Told], Outcome]
+AT_ONCE_MAX = 4  # requests of one channel: one that hangs for 10 s still takes 24 a minute
+# Where a repeated page is a second message, a crash leaves no more than one of which nobody knows. Slack takes one
+# message a second of a webhook anyway.
+AT_ONCE_WITHOUT_KEY = 1
 _JSON = {"Content-Type": "application/json", "User-Agent": "agentledger"}
 # Apprise speaks these to any address at all; the webhook channel looks where it goes.
 _APPRISE_REFUSED = ("json", "xml", "form", "apprise", "file", "syslog", "dbus", "gnome", "macosx", "windows")
@@ -36,13 +40,15 @@ _APPRISE_REFUSED = ("json", "xml", "form", "apprise", "file", "syslog", "dbus", 
 
 def rules_of(channel: Channel) -> ChannelRules:
     """What the rules need to know of this channel."""
+    repeats_unsure = getattr(channel, "when_unsure", "repeat") == "repeat"
     return ChannelRules(
         attempts_max=channel.attempts_max,
         retry_pause_s=channel.retry_pause_s,
         pages_per_minute_max=channel.pages_per_minute_max,
-        repeats_unsure=getattr(channel, "when_unsure", "repeat") == "repeat",
+        repeats_unsure=repeats_unsure,
         acknowledges=channel.kind not in {"alertmanager", "apprise"},
         refresh_s=REFRESH_S if channel.kind == "alertmanager" else 0.0,
+        at_once_max=AT_ONCE_MAX if repeats_unsure else AT_ONCE_WITHOUT_KEY,
     )
 
 
@@ -120,6 +126,10 @@ def _apprise(url: str, where: str) -> Send:
     target = Apprise()
     if not target.add(url):
         raise ConfigurationError("Apprise doesn't know this address", where=where, next_step="look at its list of URLs")
+    for service in target:
+        service.request_rate_per_sec = (
+            0  # a channel's rate is the notify file's; Apprise would wait 5.5 s for each mail
+        )
     kinds = {"info": NotifyType.INFO, "warning": NotifyType.WARNING, "critical": NotifyType.FAILURE}
 
     def send(told: Told) -> Outcome:

@@ -19,8 +19,6 @@ from agentledger.sinks.notify.incidents import Delivery, Outcome
 from agentledger.sinks.notify.payloads import Told
 from agentledger.sinks.notify.state import NotifyState
 
-AT_ONCE_MAX = 4  # requests of one channel: one that hangs for 10 s still takes 24 a minute, and holds up no other
-
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +34,8 @@ class Dispatcher:
         self._channels = channels
         self._codec = codec
         self._clock = clock
-        self._pools = {name: ThreadPoolExecutor(AT_ONCE_MAX, f"notify-{name}") for name in channels}
+        self._at_once_max = {name: desk.rules[name].at_once_max for name in channels}
+        self._pools = {name: ThreadPoolExecutor(self._at_once_max[name], f"notify-{name}") for name in channels}
         self._under_way: dict[Future[Outcome], Delivery] = {}
         state.load(desk)
         desk.leave_out_unknown_channels()
@@ -59,7 +58,7 @@ class Dispatcher:
         self._settle([(self._under_way.pop(future), future.result()) for future in done])
         busy = Counter(delivery.channel for delivery in self._under_way.values())
         now_us = self._clock()
-        due = self.desk.due(now_us, {name: AT_ONCE_MAX - busy[name] for name in self._channels})
+        due = self.desk.due(now_us, {name: most - busy[name] for name, most in self._at_once_max.items()})
         if due or self.desk.changes.any():
             self.state.keep(self.desk)
         for delivery in due:

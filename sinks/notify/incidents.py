@@ -79,7 +79,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ChannelRules:
-    """What the rules need to know of a channel. `repeats_unsure`: what may have arrived is told again."""
+    """What the rules need to know of a channel. `repeats_unsure`: what may have arrived is told again; `at_once_max`:
+    so many deliveries are under way together."""
 
     attempts_max: int = 10
     retry_pause_s: float = 1.0
@@ -87,6 +88,7 @@ class ChannelRules:
     repeats_unsure: bool = True
     acknowledges: bool = True
     refresh_s: float = 0.0  # 0: the channel forgets nothing
+    at_once_max: int = 4
 
 
 def next_action(
