@@ -71,7 +71,8 @@ class SignerProgram:
         self._origin = self._keys.active().name
         registry = open_registry(config.schema_registry_url, basic_auth=config.schema_registry_auth)
         self._events = SignerEvents(config.kafka, Codec(registry)) if config.kafka else None
-        self._lock = self._locked()
+        outside = outsiders(config, self._folder) if outside is None else outside
+        self._lock = self._locked()  # last of what can fail: whoever holds it must be able to let go of it
         reader = ClickHouseLeafReader(config.clickhouse_url, config.clickhouse_user, config.clickhouse_password)
         self.signer = Signer(
             reader, self._place, self._keys, state=SignerState(), save=self._save,
@@ -81,8 +82,7 @@ class SignerProgram:
         self._positions = FollowerPositions(config.keys_dir)
         known = self._positions.load()
         self._followers = [
-            Follower(one, known.get(one.name, CompactRange()), _now_us, self._tell_of_follower)
-            for one in (outsiders(config, self._folder) if outside is None else outside)
+            Follower(one, known.get(one.name, CompactRange()), _now_us, self._tell_of_follower) for one in outside
         ]
 
     def close(self) -> None:

@@ -6,14 +6,18 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import boto3
 import pytest
 from confluent_kafka import Producer
+from moto.server import ThreadedMotoServer
 
 from agentledger.infra.cli import main
+from agentledger.schemas.notes import SignerKey, VerifierKey
 from agentledger.sinks.tables import BATCHES, LEDGER
 from tests.evidence_rig import EvidenceRig
+from tests.witness_server import Witness, served
 
 pytestmark = pytest.mark.integration
 
@@ -191,3 +195,93 @@ def test_without_keys_and_without_checkpoints(cli: Cli) -> None:
     done = cli("verify", "--all")
     assert done.code == 2
     assert "there are no signed checkpoints to compare with" in done.err
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket with object lock, named in the settings."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AGENTLEDGER_CHECKPOINTS_BUCKET", "s3://heads/ledger")
+    monkeypatch.setenv("AGENTLEDGER_CHECKPOINTS_BUCKET_ENDPOINT", f"http://{host}:{port}")
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+    client.create_bucket(Bucket="heads", ObjectLockEnabledForBucket=True)
+    client.create_bucket(Bucket="unlocked")
+    yield client
+    client.close()
+    server.stop()
+
+
+def test_a_bucket_and_witnesses_follow_as_the_settings_say(
+    rig: EvidenceRig, cli: Cli, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger_key = VerifierKey.parse(cli("keys", "new", "example.com/ledger").out.splitlines()[0])
+    one, other = (
+        Witness(SignerKey.generate(f"witness.example/{name}"), {ledger_key.name: [ledger_key]})
+        for name in ("one", "other")
+    )
+    file = tmp_path / "witnesses"
+    monkeypatch.setenv("AGENTLEDGER_WITNESSES_FILE", str(file))
+    with served(one) as url:
+        file.write_text(f"# who cosigns\n{one.key} {url}\n", "utf-8")
+        for count in (5, 3):
+            rig.write(rig.place(), rig.events(count))
+            assert cli("signer", "--once").out.startswith("signed a checkpoint")
+    assert one.seen[ledger_key.name].size == 4
+
+    copies = tmp_path / "copies"
+    for found in bucket.list_objects_v2(Bucket="heads")["Contents"]:
+        path = copies / found["Key"].removeprefix("ledger/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bucket.get_object(Bucket="heads", Key=found["Key"])["Body"].read())
+    assert len(list(copies.glob("*/*.checkpoint"))) == 2
+    assert cli("verify", "--all", "--checkpoints", str(copies)).code == 0
+
+    file.write_text(f"{one.key}\n{other.key}\n", "utf-8")
+    enough = cli("verify", "--all", "--witnesses", str(file), "--witnesses-min", "1")
+    assert enough.code == 0, enough.out
+    assert "the witnesses signed up to size 4 of the log of heads" in enough.out
+    lacking = cli("verify", "--all", "--witnesses", str(file))
+    assert lacking.code == 1
+    assert re.match(r"WITNESS .*no checkpoint is signed by 2 of 2 witnesses", lacking.out)
+    assert "--witnesses-min 3, and --witnesses names 2" in cli(
+        "verify", "--all", "--witnesses", str(file), "--witnesses-min", "3"
+    ).err  # fmt: skip
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("CHECKPOINTS_BUCKET=heads", "'heads' is no bucket: write it as s3://BUCKET"),
+        ("CHECKPOINTS_BUCKET_ENDPOINT=nowhere", "the bucket can't be used"),
+        ("CHECKPOINTS_BUCKET_RETENTION_DAYS=0", "greater than or equal to 1"),
+        ("WITNESSES_FILE=no-such-file", "the witnesses can't be read"),
+    ],
+)
+def test_a_follower_that_is_set_wrongly_has_one_clear_line(
+    rig: EvidenceRig, cli: Cli, monkeypatch: pytest.MonkeyPatch, setting: str, line: str
+) -> None:
+    cli("keys", "new", "example.com/ledger")
+    rig.write(rig.place(), rig.events(3))
+    name, _, value = setting.partition("=")
+    monkeypatch.setenv(f"AGENTLEDGER_{name}", value)
+    done = cli("signer", "--once")
+    assert done.code == 2, done.out + done.err
+    assert line in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("agentledger: ")
+
+
+def test_a_bucket_that_locks_nothing_is_no_place_and_holds_nothing_up(
+    rig: EvidenceRig, cli: Cli, bucket: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cli("keys", "new", "example.com/ledger")
+    rig.write(rig.place(), rig.events(3))
+    monkeypatch.setenv("AGENTLEDGER_CHECKPOINTS_BUCKET", "s3://unlocked")
+    assert cli("signer", "--once").out.startswith("signed a checkpoint")
+    assert "signing goes on without s3://unlocked/: the bucket for checkpoints has no object lock" in caplog.text
+    assert bucket.list_objects_v2(Bucket="unlocked")["KeyCount"] == 0
