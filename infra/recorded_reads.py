@@ -54,8 +54,8 @@ def recorded_read(
 
     try:
         yield
-    except AgentledgerError as failed:
-        tell(str(failed))
+    except BaseException as failed:  # also what is interrupted: something may have been shown by then
+        tell(str(failed) or type(failed).__name__)
         raise
     tell()
 

@@ -180,7 +180,10 @@ def open_note(raw: str | bytes, keys: Iterable[VerifierKey]) -> str:
     note = Note.parse(raw)
     if not note.signers(keys):
         names = ", ".join(f"{one.name}+{one.key_id.hex()}" for one in note.signatures)
-        raise ProofError(f"none of the trusted keys has signed this; it names {names}")
+        raise ProofError(
+            f"none of the trusted keys has signed this; it names {names}",
+            next_step="a ledger whose key was rotated has several: give all that agentledger keys show prints",
+        )
     return note.text
 
 

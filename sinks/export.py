@@ -304,7 +304,9 @@ class Export:
     def _finish(self, manifest: dict[str, Any], found: dict[str, Any]) -> None:
         """Write what names all files, tell of the export, and sign it."""
         files = [file for number in sorted(self._state["parts"], key=int) for file in self._state["parts"][number]]
-        text = readme(self._request, manifest, [file["name"] for file in files])
+        signers = [key for key in self._chain.state.keys if key != self._key.verifier]
+        signers = [*Note.parse(manifest["checkpoint"]).signers(signers), self._key.verifier]
+        text = readme(self._request, manifest, [file["name"] for file in files], signers)
         files.append(self._write("README.txt", [text.encode()]))
         files.append(self._write("verify_export.py", [Path(verify_export.__file__).read_bytes()]))
         whole = canonical_json({**manifest, "files": files})

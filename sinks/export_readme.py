@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from agentledger.schemas.notes import VerifierKey
 from agentledger.sinks.export_plan import ExportRequest
 from agentledger.sinks.ocsf import VERSION
 
@@ -21,13 +22,14 @@ _PURGED = """This export is complete BUT FOR WHAT WAS PURGED. Every record in it
     each of them, hidden-* holds its place and its hash. Whoever keeps the ledger has two people's approvals."""
 
 
-def readme(request: ExportRequest, manifest: dict[str, Any], names: Sequence[str]) -> str:
-    """README.txt of an export, in plain words. `names` are those of its files."""
+def readme(request: ExportRequest, manifest: dict[str, Any], names: Sequence[str], keys: Sequence[VerifierKey]) -> str:
+    """README.txt of an export, in plain words. `names` are those of its files, `keys` have signed it."""
     data = [name for name in names if name.startswith("data-")]
     counts = "\n".join(f"    {count:>12,}  {name}" for name, count in sorted(manifest["counts"].items()))
     logs = "\n".join(_log(given) for given in manifest["logs"])
     signed_us = int(manifest["last_line"].rpartition(" ")[2])
     types = _plain(", ".join(request.event_types))
+    signers = ", ".join(f"{key.name}+{key.key_id.hex()}" for key in keys)
     return f"""Export of the ledger {manifest["origin"]}
 
 WHAT IS IN IT
@@ -41,10 +43,12 @@ WHAT IT PROVES
 
 HOW TO CHECK IT
     You need Python 3.11 or newer, its package "cryptography" (pip install cryptography), and the public key of the
-    ledger, which you must have from somewhere else than this folder: the key, or a file with one key a line. No
-    network, no database is used.
+    ledger, which you must have from somewhere else than this folder: a key in here would prove nothing. Whoever keeps
+    the ledger prints it with "agentledger keys show". A ledger whose key was rotated has several: put all of them into
+    a file, one a line, and give that. This export is signed by: {signers}.
+    No network, no database is used.
 
-        python verify_export.py . --key PUBLIC_KEY
+        python verify_export.py . --key PUBLIC_KEY_OR_FILE
 
     It prints VERIFIED or NOT VERIFIED and why; its exit code is 0 or 1. Read it first, it is meant to be read; or take
     a copy from a place that you trust. If you hold an earlier export of this ledger, add --previous ITS_FOLDER: that

@@ -107,16 +107,21 @@ def open_note(note: str, keys: Sequence[Key], what: str) -> str:
     text += "\n"
     if not blank:
         raise BadExportError(f"{what} is no signed note")
+    others = []
     for line in signatures.splitlines():
         dash, _, rest = line.partition(" ")
         name, _, material = rest.partition(" ")
         raw = decode(material)
+        others.append(f"{name}+{raw[:4].hex()}")
         for key in keys:
             if (dash, name, raw[:4]) == ("\u2014", key.name, key.key_id):
                 if not key.has_signed(text, raw[4:]):
                     raise BadExportError(f"the signature of {what} by {name} is wrong")
                 return text
-    raise BadExportError(f"{what} is not signed by a key that you trust")
+    raise BadExportError(
+        f"{what} is not signed by a key that you trust, but by {', '.join(others)[:200]!r}: a ledger whose key was "
+        "rotated has several, which belong into one file, one a line"
+    )
 
 
 # --- Merkle trees (RFC 6962) ---

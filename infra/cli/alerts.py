@@ -126,6 +126,8 @@ def try_command(
     """
     from agentledger.infra import alert_trial as trial
     from agentledger.infra.cli.analyst import connect
+    from agentledger.infra.endpoints import reader_login
+    from agentledger.infra.recorded_reads import recorded_read
     from agentledger.processors.rules.loading import rules_or_default
     from agentledger.schemas import Codec, open_registry
     from agentledger.schemas.price_books import open_prices
@@ -142,16 +144,21 @@ def try_command(
     if from_us is None or from_us >= to_us:
         raise UsageError("--from is not before --to")
     settings = load_settings()
-    tried = trial.try_rules(
-        ReplaySource(connect(settings)),
-        Codec(open_registry(settings.schema_registry_url)),
-        rules,
-        open_prices(settings.prices_file),
-        from_us=from_us,
-        to_us=to_us,
-        warm_up_us=duration_us(warm_up),
-        tenant_id=tenant_id,
-    )
+    asked = {
+        "command": "alerts try", "file": str(file or ""), "from_us": from_us, "to_us": to_us, "tenant_id": tenant_id,
+        "rules": list(names),
+    }  # fmt: skip
+    with recorded_read(settings, asked, reader_login(settings)[0]):
+        tried = trial.try_rules(
+            ReplaySource(connect(settings)),
+            Codec(open_registry(settings.schema_registry_url)),
+            rules,
+            open_prices(settings.prices_file),
+            from_us=from_us,
+            to_us=to_us,
+            warm_up_us=duration_us(warm_up),
+            tenant_id=tenant_id,
+        )
     if as_json:
         click.echo(json.dumps(trial.as_json(tried), indent=2))
     else:

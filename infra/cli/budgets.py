@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.endpoints import kafka_config, reader_login
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import UsageError
 
@@ -101,10 +101,13 @@ def list_(tenant: str, all_: bool, as_json: bool) -> None:
     """List the limits in force, as they were declared last."""
     from agentledger.infra.budget_commands import known_budgets
     from agentledger.infra.cli.analyst import connect
+    from agentledger.infra.recorded_reads import recorded_read
 
     settings = load_settings()
     tenant_id = tenant or settings.tenant_id
-    known = known_budgets(connect(settings), tenant_id, settings.schema_registry_url)
+    asked = {"command": "budgets list", "tenant_id": tenant_id}
+    with recorded_read(settings, asked, reader_login(settings)[0]):
+        known = known_budgets(connect(settings), tenant_id, settings.schema_registry_url)
     rows = [_declared_row(event) for _, event in sorted(known.items()) if all_ or not event.retired]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -122,19 +125,22 @@ def show(budget_id: str, tenant: str, as_json: bool) -> None:
     """Show each version of a budget, and of what is held how far each scope has used it."""
     from agentledger.infra.budget_commands import declared_budgets, standings
     from agentledger.infra.cli.analyst import connect
+    from agentledger.infra.recorded_reads import recorded_read
     from agentledger.processors.budget_declarations import newest
 
     settings = load_settings()
     tenant_id = tenant or settings.tenant_id
-    client = connect(settings)
-    events = declared_budgets(client, tenant_id, settings.schema_registry_url)
-    declared = [event for event in events if event.budget_id == budget_id]
-    if not declared:
-        raise UsageError(
-            f"tenant {tenant_id} has no budget {budget_id!r}", next_step="agentledger budgets list --all shows all"
-        )
+    asked = {"command": "budgets show", "tenant_id": tenant_id, "budget_id": budget_id}
+    with recorded_read(settings, asked, reader_login(settings)[0]):
+        client = connect(settings)
+        events = declared_budgets(client, tenant_id, settings.schema_registry_url)
+        declared = [event for event in events if event.budget_id == budget_id]
+        if not declared:
+            raise UsageError(
+                f"tenant {tenant_id} has no budget {budget_id!r}", next_step="agentledger budgets list --all shows all"
+            )
+        rows = standings(client, tenant_id, budget_id)
     limits = {metric: event.limit_amount for (_, metric), event in newest(declared).items()}
-    rows = standings(client, tenant_id, budget_id)
     for row in rows:
         row["limit"] = limits.get(row["metric"], 0)
         row["over"] = max(0, row["most"] - row["limit"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 DIFFERENT = 3  # exit code: the ledger isn't what follows from its events
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 JOBS_MAX = 64
+
+Progressing = tuple[Callable[[int], None], Callable[[int], None]]  # what sets a bar's total, and what moves it
+Looking = Callable[[], AbstractContextManager[Progressing]]
 
 
 @click.command("replay")
@@ -67,12 +71,25 @@ def replay_command(
     wanted = Wanted(tenant_id=tenant_id, run_id=run_id, **set_bounds)
     if wanted.from_us >= wanted.to_us:
         raise UsageError("--from is not before --to")
+    look = partial(_looking, {"command": "replay", **asdict(wanted), **{name: str(given[name]) for name in chosen}})
     if given["to_topic"]:
-        return _publish(given["to_topic"], given["topics"], wanted)
+        return _publish(given["to_topic"], given["topics"], wanted, look)
     if given["policy"]:
-        return _try_policy(given["policy"], wanted, given["as_json"])
+        return _try_policy(given["policy"], wanted, look, given["as_json"])
     what_if = WhatIf(prices=given["prices"], budgets=given["budgets"], rules=given["rules"])
-    return _fold(what_if, wanted, given["jobs"] or os.cpu_count() or 1, given["as_json"])
+    return _fold(what_if, wanted, look, given["jobs"] or os.cpu_count() or 1, given["as_json"])
+
+
+@contextmanager
+def _looking(asked: Mapping[str, Any]) -> Iterator[Progressing]:
+    """The progress bar of what reads the ledger; that it was read is an event when the block ends, before anything
+    of it is shown."""
+    from agentledger.infra.endpoints import reader_login
+    from agentledger.infra.recorded_reads import recorded_read
+
+    settings = load_settings()
+    with recorded_read(settings, asked, reader_login(settings)[0]), _progress("replay") as bar:
+        yield bar
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ class WhatIf:
     rules: Path | None = None
 
 
-def _fold(what_if: WhatIf, wanted: Wanted, jobs: int, as_json: bool) -> int:
+def _fold(what_if: WhatIf, wanted: Wanted, look: Looking, jobs: int, as_json: bool) -> int:
     from agentledger.infra import replay_report as say
     from agentledger.infra.replay import replay
     from agentledger.infra.replay_wiring import wiring_of
@@ -95,7 +112,7 @@ def _fold(what_if: WhatIf, wanted: Wanted, jobs: int, as_json: bool) -> int:
         what_if.prices, what_if.budgets, what_if.rules, tenant_id=wanted.tenant_id or settings.tenant_id
     )
     try:
-        with _progress("replay") as (begin, report):
+        with look() as (begin, report):
             found = replay(wiring, wanted, jobs=jobs, is_tally=is_tally, begin=begin, report=report)
     except LedgerConflictError as error:
         error.exit_code = DIFFERENT  # nothing follows from a log with a hole
@@ -113,7 +130,7 @@ def _fold(what_if: WhatIf, wanted: Wanted, jobs: int, as_json: bool) -> int:
     return DIFFERENT if not is_tally and not found.is_equal else 0
 
 
-def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted) -> int:
+def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted, look: Looking) -> int:
     from agentledger.infra.endpoints import kafka_config
     from agentledger.infra.replay_parts import check_known
     from agentledger.infra.replay_wiring import wiring_of
@@ -129,7 +146,7 @@ def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted) -> int:
     chosen = topics or (EVENTS.name,)
     check_known(source, source.spans(chosen, to_us=wanted.to_us), wanted)  # before a topic is made for nothing
     publisher = Republisher(kafka_config(settings), to_topic, settings.kafka_partitions)
-    with _progress("publish") as (begin, report):
+    with look() as (begin, report):
         count = republish(source, publisher, chosen, wanted, begin=begin, report=report)
     if not count:
         click.echo(f"nothing to publish: no record of {' or '.join(chosen)} lies in this range")
@@ -138,13 +155,13 @@ def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted) -> int:
     return 0
 
 
-def _try_policy(path: Path, wanted: Wanted, as_json: bool) -> int:
+def _try_policy(path: Path, wanted: Wanted, look: Looking, as_json: bool) -> int:
     from agentledger.infra.replay_policy import print_policy, read_policy, try_policy
     from agentledger.infra.replay_wiring import wiring_of
 
     policy = read_policy(path)
     wiring = wiring_of(load_settings())
-    with _progress("policy") as (begin, report):
+    with look() as (begin, report):
         found = try_policy(wiring.source(), wiring.codec(), policy, wanted, begin=begin, report=report)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
@@ -186,8 +203,8 @@ def rebuild_command(stages: tuple[str, ...], is_replacing: bool, jobs: int | Non
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A bar on standard error: what sets its total, and what moves it."""
+def _progress(name: str) -> Iterator[Progressing]:
+    """A bar on standard error."""
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)

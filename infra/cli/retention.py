@@ -99,7 +99,14 @@ def hold(name: str, tenant_id: str | None, reason: str, key_file: Path) -> None:
 @key_option
 def release(name: str, tenant_id: str | None, reason: str, key_file: Path) -> None:
     """Lift a legal hold."""
-    _decide(load_settings(), key_file, "release", tenant_id, name=name, reason=reason)
+    settings = load_settings()
+    held = policy_in_force(settings, tenant_id or settings.tenant_id).holds
+    if name not in held:
+        raise UsageError(
+            f"no legal hold {name!r} is in force for tenant {tenant_id or settings.tenant_id!r}",
+            next_step=f"in force: {', '.join(sorted(held)) or 'none'}; one that was just set shows a second later",
+        )
+    _decide(settings, key_file, "release", tenant_id, name=name, reason=reason)
 
 
 @retention.command("plan")

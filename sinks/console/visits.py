@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import HTMLResponse, Response
@@ -101,6 +101,17 @@ class Visit:
 
 
 Handler = Callable[[Visit], Response]
+
+
+def recorded_page(command: str, show: Handler, *names: str) -> Handler:
+    """A page of several queries that are one look together, as `Visit.recorded` has it: of the query string, `names`
+    tell one look from another."""
+
+    def shown(visit: Visit) -> Response:
+        with visit.recorded(command, **{name: visit.text(name) for name in names}) as client:
+            return show(replace(visit, ports=replace(visit.ports, client=client)))
+
+    return shown
 
 
 def _bounded(name: str, text: str) -> str:

@@ -122,6 +122,23 @@ def test_a_look_is_recorded_once_in_ten_minutes_and_shown_only_if_it_could_be(se
     assert "Refund order" not in answer.text
 
 
+def test_every_page_that_shows_the_ledger_is_a_look(served: Served) -> None:
+    event_id = served.get("/run.json?id=refund-004").json()["events"][0]["event_id"]
+    asked = ASKED | {"/run/event": f"?run=refund-004&id={event_id}"}
+    app = create_app(served.outside.ports(served.spy), clock=lambda: NOW_US, secret=SECRET)  # where nobody has looked
+    with TestClient(app, base_url="http://localhost") as web:
+        key = served.outside.key("acme", "read", "export")
+        for page in PAGES:
+            if page.method != "GET" or page.name == "query":  # its answer is a look; the form alone shows nothing
+                continue
+            served.outside.looks.clear()
+            path = page.path + asked.get(page.path, "")
+            assert web.get(path, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+            if page.name == "run_json":  # what was seen on the page before
+                continue
+            assert [look.reads.rows_read > 0 for look in served.outside.looks] == [True], page.path
+
+
 def test_own_sql_needs_an_analyst_of_the_tenant(served: Served) -> None:
     key = served.outside.key("acme", "read")
     asked = {"sql": "SELECT count() FROM agentledger.events", "as": "table"}

@@ -70,13 +70,16 @@ def test_who_looks_is_recorded(stack: RunningStack) -> None:
     stack.cli("query", "SELECT {n:UInt8} AS looked", "--param", "n=7")
     stack.cli("run", "no-such-run", check=False)
     stack.cli("scoreboard")
+    stack.cli("budgets", "list")
+    stack.cli("replay", "--run", "no-such-run", check=False)
     seen = (
         "SELECT countIf(position(labels['query'], 'AS looked') > 0 AND labels['rows_returned'] = '1') AS queries, "
         "countIf(labels['command'] = 'run' AND labels['result'] = 'error') AS runs, "
         "countIf(labels['command'] = 'scoreboard' AND labels['clickhouse_user'] = 'auditor') AS scoreboards, "
+        "countIf(labels['command'] = 'budgets list') AS budgets, countIf(labels['command'] = 'replay') AS replays, "
         "min(actor) LIKE '%@%' AS named FROM evidence WHERE workflow = 'read' AND position(labels['query'], 'seen') = 0"
     )
-    expected = {"queries": 1, "runs": 1, "scoreboards": 1, "named": 1}
+    expected = {"queries": 1, "runs": 1, "scoreboards": 1, "budgets": 1, "replays": 1, "named": 1}
     assert stack.settle(seen, lambda row: row == expected) == expected
 
 

@@ -243,6 +243,7 @@ def test_what_is_asked_wrongly_gets_one_line(rig: EvidenceRig, cli: Cli, tmp_pat
         (("plan", "--out", "p", "--before", "yesterday"), "is no time"),
         (("set", "--days", "3", "--key", "ann.key"), "40 days at least"),
         (("hold", "h", "--reason", "r", "--key", "eve.key"), "no approver's"),
+        (("release", "case-9", "--reason", "r", "--key", "ann.key"), "no legal hold 'case-9' is in force"),
         (("approve", "junk", "--key", "ann.key"), "no purge plan"),
         (("purge", "junk"), "no purge plan"),
         (("key", "ann", "--out", "ann.key"), "there is a file already"),

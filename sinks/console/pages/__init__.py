@@ -15,7 +15,7 @@ from agentledger.sinks.console.pages.policy import show_policy
 from agentledger.sinks.console.pages.rule_trial import start_trial
 from agentledger.sinks.console.pages.runs import show_runs
 from agentledger.sinks.console.pages.sql import ask, show_query
-from agentledger.sinks.console.visits import Handler
+from agentledger.sinks.console.visits import Handler, recorded_page
 
 
 class Page(NamedTuple):
@@ -29,19 +29,19 @@ class Page(NamedTuple):
 
 
 PAGES = (
-    Page("now", "/", show_now),
+    Page("now", "/", recorded_page("now", show_now)),
     Page("runs", "/runs", show_runs),
     Page("run", "/run", show_run),
     Page("event", "/run/event", show_event),
     Page("run_json", "/run.json", show_run_json, scope="export"),
-    Page("budgets", "/budgets", show_budgets),
+    Page("budgets", "/budgets", recorded_page("budgets", show_budgets)),
     Page("commands", "/commands", give_command, scope="admin", method="POST"),
-    Page("alerts", "/alerts", show_alerts),
+    Page("alerts", "/alerts", recorded_page("alerts", show_alerts, "state", "severity", "rule")),
     Page("answer", "/alerts/answer", answer_alert, scope="admin", method="POST"),
     Page("trial", "/alerts/try", start_trial, method="POST"),
     Page("outcomes", "/outcomes", show_outcomes),
     Page("policy", "/policy", show_policy),
-    Page("evidence", "/evidence", show_evidence),
+    Page("evidence", "/evidence", recorded_page("evidence", show_evidence)),
     Page("verify", "/verify", start_verify, scope="admin", method="POST"),
     Page("query", "/query", show_query),
     Page("ask", "/query", ask, method="POST"),
