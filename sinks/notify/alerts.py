@@ -78,14 +78,18 @@ def alert_of(event: AlertRaised, ledger_us: int) -> Alert:
     )
 
 
-def page_text(alert: Alert, *, alerts: int, severity: str, since_us: int, console_url: str) -> PageText:
-    """The page of an incident: `alert` is the one it shows, `alerts` how many it stands for."""
+def page_text(
+    alert: Alert, *, alerts: int, severity: str, since_us: int, console_url: str, is_rest: bool = False
+) -> PageText:
+    """The page of an incident: `alert` is the one it shows, `alerts` how many it stands for. `is_rest`: of whatever
+    kinds, as too many pages are open."""
     more = f" (and {alerts - 1} more)" if alerts > 1 else ""
     named = {
         "rule": alert.rule,
         "tenant": alert.tenant_id,
         "since": f"{datetime.fromtimestamp(since_us / 1_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC",
         "alerts": str(alerts),
+        "page": "stands for all further kinds: too many pages are open" if is_rest else "",
         "seen": f"{alert.count} times" if alert.count > 1 else "",
         "observed": _number(alert.observed),
         "expected": _number(alert.expected),

@@ -25,10 +25,15 @@ from agentledger.sinks.notify.incidents import (
     settle,
 )
 from agentledger.sinks.notify.payloads import Told
-from agentledger.sinks.notify.routing import group_key, group_labels, is_quiet, route_of
+from agentledger.sinks.notify.routing import group_key, group_labels, is_quiet, rest_key, rest_labels, route_of
 from agentledger.sinks.notify.settings import NotifyFile, Route
 
 CLOSED_MAX = 20_000  # raises remembered after their end: one that comes again is known
+# Open alerts in memory, of about 1 kB each. One beyond is told with its incident, but its end isn't seen: rather a page
+# that stays too long than one that is resolved while something burns.
+ALERTS_MAX = 100_000
+# Each step looks at every incident. An alert that would open one beyond joins the one page of its route for the rest.
+INCIDENTS_MAX = 5_000
 MINUTE_US = 60_000_000
 _RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}
 
@@ -132,11 +137,8 @@ class Desk:
             severity=incident.severity,
             since_us=incident.opened_us,
             console_url=self.file.console_url,
+            is_rest=incident.is_rest,
         )
-
-    def open_alert_ids(self, incident_key: str) -> list[str]:
-        """The open alerts of an incident."""
-        return [alert.alert_id for alert in self.alerts.values() if alert.incident == incident_key]
 
     def _raised(self, event: AlertRaised, ledger_us: int) -> None:
         if event.event_id in self.closed:
@@ -151,16 +153,21 @@ class Desk:
         if not route.channels:
             return
         alert.incident = group_key(alert, route)
-        self.alerts[alert.alert_id] = alert
-        self._join(alert, route)
+        is_rest = len(self.incidents) >= INCIDENTS_MAX and alert.incident not in self.incidents
+        if is_rest:
+            alert.incident = rest_key(route)
+        if len(self.alerts) < ALERTS_MAX:
+            self.alerts[alert.alert_id] = alert
+        self._join(alert, route, is_rest=is_rest)
 
-    def _join(self, alert: Alert, route: Route) -> None:
+    def _join(self, alert: Alert, route: Route, *, is_rest: bool) -> None:
         incident = self.incidents.get(alert.incident)
         if incident is None:
+            labels = rest_labels(alert) if is_rest else group_labels(alert, route)
             incident = self.incidents[alert.incident] = Incident(
                 key=alert.incident, route=route.name, dedup_key=f"{alert.incident}-{alert.raised_us}",
                 severity=alert.severity, shown=alert, opened_us=alert.raised_us, last_us=alert.last_us,
-                revision=0, labels=group_labels(alert, route), pages={name: Page() for name in route.channels},
+                revision=0, is_rest=is_rest, labels=labels, pages={name: Page() for name in route.channels},
             )  # fmt: skip
         elif not incident.open_alerts:
             _begin_again(incident, alert)
@@ -223,9 +230,14 @@ class Desk:
     def _forget(self, now_us: int) -> None:
         """End incidents of which nothing was heard for long: some rules never resolve, and the next alert must page."""
         oldest_us = now_us - int(self.file.forget_after_hours * 3600 * 1_000_000)
-        for incident in [one for one in self.incidents.values() if one.last_us < oldest_us and one.open_alerts]:
-            for alert_id in self.open_alert_ids(incident.key):
-                self._closed(alert_id)
+        quiet = {one.key: one for one in self.incidents.values() if one.last_us < oldest_us and one.open_alerts}
+        if not quiet:
+            return
+        for alert_id in [alert.alert_id for alert in self.alerts.values() if alert.incident in quiet]:
+            self._closed(alert_id)
+        for incident in quiet.values():
+            incident.open_alerts = 0  # those beyond ALERTS_MAX, too
+            self.changes.incidents.add(incident.key)
 
     def _escalate(self, incident: Incident, now_us: int) -> None:
         route = self._routes.get(incident.route)

@@ -48,7 +48,8 @@ class Page:
 @dataclass(slots=True)
 class Incident:
     """Alerts that are told together. `revision` grows with each change that is worth telling; `shown` is the alert
-    whose facts the page carries, by its last word; `labels` what it began as."""
+    whose facts the page carries, by its last word; `labels` what it began as. `is_rest`: it stands for all groups of
+    its route that came when there were too many incidents."""
 
     key: str
     route: str
@@ -63,6 +64,7 @@ class Incident:
     acknowledged_by: str = ""
     escalations: int = 0
     first_told_us: int = 0
+    is_rest: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     sample: list[str] = field(default_factory=list)
     pages: dict[str, Page] = field(default_factory=dict)

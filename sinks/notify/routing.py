@@ -31,6 +31,16 @@ def group_labels(alert: Alert, route: Route) -> dict[str, str]:
     return {**named, "severity": alert.severity}
 
 
+def rest_key(route: Route) -> str:
+    """The incident of all alerts of a route for which there is no room for incidents of their own."""
+    return hashlib.sha256(json.dumps([route.name, "rest", "of", "the", "route"]).encode()).hexdigest()[:32]
+
+
+def rest_labels(alert: Alert) -> dict[str, str]:
+    """What it is called where targets route on by labels."""
+    return {"alertname": "too_many_pages", "severity": alert.severity}
+
+
 def is_quiet(hours: Sequence[QuietHours], severity: str, now_us: int) -> bool:
     """Whether pages of this severity wait now. What begins on a day and ends before it began, ends on the next."""
     return any(severity in one.severities and _rests(one, now_us) for one in hours)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentledger.schemas.events import AlertAcknowledged, AlertRaised, AlertResolved, AlertUpdated, Event
+from agentledger.sinks.notify import desk as desk_module
 from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.incidents import ChannelRules, Delivery, Outcome
 from agentledger.sinks.notify.routing import is_quiet
@@ -312,6 +313,42 @@ def test_a_storm_of_10000_alerts_of_50_kinds_is_50_pages() -> None:
     told += tell(desk, T0 + 10_000)
     assert told == [("oncall", "trigger")] * 50
     assert sum(incident.alerts for incident in desk.incidents.values()) == 10_000
+
+
+def test_more_kinds_than_there_is_room_for_are_one_page_of_their_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "INCIDENTS_MAX", 5)
+    desk = desk_of({"name": "r", "channels": ["oncall"]})
+    for number in range(50):
+        desk.take(raised(f"a{number}", rule=f"rule{number}"), T0 + number)
+    assert tell(desk, T0 + S) == [("oncall", "trigger")] * 6
+    [rest] = [incident for incident in desk.incidents.values() if incident.is_rest]
+    assert (rest.alerts, len(desk.incidents)) == (45, 6)
+    text = desk.text_of(rest)
+    assert text.title.endswith("(and 44 more)")
+    assert dict(text.facts)["page"].startswith("stands for all further kinds")
+    for number in range(50):
+        desk.take(event(AlertResolved, f"a{number}"), T0 + S)
+    assert tell(desk, T0 + 2 * S) == [("oncall", "resolve")] * 6
+    due(desk, T0 + 3 * S)
+    assert desk.incidents == {}
+
+
+def test_alerts_beyond_what_is_kept_are_told_and_their_page_stays_until_nothing_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(desk_module, "ALERTS_MAX", 10)
+    desk = desk_of({"name": "r", "channels": ["oncall"]}, forget_after_hours=1)
+    for number in range(30):
+        desk.take(raised(f"a{number}", severity="critical" if number == 29 else "warning"), T0 + number)
+    assert tell(desk, T0 + S) == [("oncall", "trigger")]
+    [incident] = desk.incidents.values()
+    assert (len(desk.alerts), incident.alerts, incident.open_alerts, incident.severity) == (10, 30, 30, "critical")
+    for number in range(30):
+        desk.take(event(AlertResolved, f"a{number}"), T0 + S)
+    assert tell(desk, T0 + 2 * S) == []  # the ends of twenty were not seen
+    assert tell(desk, T0 + 3601 * S) == [("oncall", "resolve")]
+    due(desk, T0 + 3602 * S)
+    assert (desk.incidents, desk.alerts) == ({}, {})
 
 
 @pytest.mark.parametrize(
