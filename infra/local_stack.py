@@ -28,7 +28,7 @@ PROGRAMS = (
     Program("scopes", ["scopes"]),
     Program("ticker", ["ticker"]),
     Program("payloads", ["payload-writer"]),
-    Program("gateway", ["gateway"], endpoint_variable=GATEWAY_URL),
+    Program("gateway", ["gateway"], endpoint_variable=GATEWAY_URL, has_metrics=False),  # it has them on its own port
     Program("console", ["console"], endpoint_variable=CONSOLE_URL),
 )
 NOTIFY = Program("notify", ["notify", "run"])  # where a notify file says whom to tell
@@ -45,7 +45,9 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
     passwords = make_passwords(config.data_dir)
     admin = (ADMIN, passwords[ADMIN])
     users = users_xml(local_users(passwords, settings.tenant_id), admin_sha256=password_sha256(passwords[ADMIN]))
-    config = replace(config, users_xml=users, clickhouse_login=admin)
+    wanted = [*PROGRAMS, *([] if memory else [SIGNER]), *([NOTIFY] if settings.notify_file else [])]
+    shown = tuple(program.name for program in wanted if program.has_metrics)
+    config = replace(config, users_xml=users, clickhouse_login=admin, metrics_programs=shown)
     partitions = MEMORY_BROKER_PARTITIONS if memory else settings.kafka_partitions
 
     instance = {"AGENTLEDGER_KAFKA_INSTANCE": str(uuid.uuid4())} if memory else {}
@@ -78,7 +80,6 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             if not keys.private_path.exists():
                 keys.new(f"{socket.gethostname()}/agentledger")
 
-    wanted = [*PROGRAMS, *([] if memory else [SIGNER]), *([NOTIFY] if settings.notify_file else [])]
     programs = [_signed_in(program, passwords) for program in wanted]
     return Stack(config, programs=programs, prepare=prepare, program_env=program_env)
 

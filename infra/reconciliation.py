@@ -19,6 +19,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from agentledger.infra.budget_commands import all_declared
+from agentledger.infra.reconcile_metrics import ReconcileMetrics
 from agentledger.processors.budget_windows import SLIDING_BUCKETS, bucket_us, window_of
 from agentledger.processors.budgets import amount_text
 from agentledger.schemas import Codec, open_registry
@@ -67,9 +68,13 @@ class OpenAlert:
         return self.last != "AlertResolved"
 
 
-def run_passes(connect: Connect, kafka: Mapping[str, Any], stop: threading.Event, registry_url: str = "") -> None:
+def run_passes(
+    connect: Connect, kafka: Mapping[str, Any], stop: threading.Event, registry_url: str = "",
+    metrics: ReconcileMetrics | None = None,
+) -> None:  # fmt: skip
     """Compare and alert until `stop`. A pass that fails is tried again with the next; FAILURES_MAX in a row end it."""
     codec = Codec(open_registry(registry_url))
+    metrics = metrics or ReconcileMetrics()
     client, failures, is_said = None, 0, False
     while not stop.is_set():
         try:
@@ -78,10 +83,12 @@ def run_passes(connect: Connect, kafka: Mapping[str, Any], stop: threading.Event
             events = alerts_due(results, *alerts_said(client))
             publish(kafka, codec, events)
             failures = 0
+            metrics.note_pass(results)
             for event in events:
                 log.warning("%s: %s", type(event).__name__, getattr(event, "summary", RULE))
         except AgentledgerError as error:
             client, failures = None, failures + 1
+            metrics.count_failure()
             log.warning("could not compare (%d in a row): %s", failures, error)
             if failures >= FAILURES_MAX:
                 raise

@@ -16,6 +16,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from agentledger.processors.acknowledged import DELIVERY_TIMEOUT_S, producer_settings
+from agentledger.processors.packer_metrics import PackerMetrics
 from agentledger.processors.packing import ENTRY_OVERHEAD_BYTES, PackedRecord, pack
 from agentledger.processors.programs import die
 from agentledger.processors.topics import PACKER_GROUP
@@ -41,6 +42,7 @@ class PackerConfig:
 
     kafka: dict[str, Any] = field(repr=False)
     session_timeout_s: float = 10.0
+    metrics: PackerMetrics = field(default_factory=PackerMetrics, repr=False, compare=False)
 
 
 class Packer:
@@ -65,6 +67,8 @@ class Packer:
         self._committed: dict[int, int] = {}
         self._commit_at = 0.0
         self._failure: str | None = None
+        self._metrics = config.metrics
+        self._metrics.watch(lambda: len(self._producer))
         self.packed = 0
         self.oversized = 0
 
@@ -129,6 +133,8 @@ class Packer:
                 self._producer.poll(0.1)
                 self._raise_failure()
         self.packed += len(records)
+        oversized = sum(record.oversized for record in records)
+        self._metrics.note_message(len(records), oversized, records[-1].timestamp_ms / 1000)
 
     def _commit(self) -> None:
         self._commit_at = time.monotonic() + COMMIT_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -171,7 +171,10 @@ def _last_records(consumer: Consumer, partition: int) -> Iterator[Message]:
 class LagWatch(threading.Thread):
     """Asks the broker every few seconds, in a thread and over connections of its own."""
 
-    def __init__(self, kafka: dict[str, Any], codec: Codec, clock: Clock, rules: Iterable[StageLag]) -> None:
+    def __init__(
+        self, kafka: dict[str, Any], codec: Codec, clock: Clock, rules: Iterable[StageLag],
+        note: Callable[[str, float], None] = lambda stage, lag_s: None,
+    ) -> None:  # fmt: skip
         super().__init__(name="stage-lag", daemon=True)
         self._kafka = kafka
         self._codec = codec
@@ -180,6 +183,7 @@ class LagWatch(threading.Thread):
         self._stages = [(name, GroupOffsets(kafka, group, topic), Standings()) for name, group, topic in STAGES]
         self._partitions = len(self._producer.list_topics(EVENTS.name, 30).topics[EVENTS.name].partitions)
         self._alerts = LagAlerts(rules)
+        self._note = note  # told the lag of each stage, seconds, at each look
         self._knows_open = False
         self._stopped = threading.Event()
 
@@ -206,6 +210,7 @@ class LagWatch(threading.Thread):
             self._alerts.take_up(list(said_before(self._kafka, self._codec, self._partitions)), self._clock())
             self._knows_open = True
         for stage, lag_s in worst.items():
+            self._note(stage, lag_s)
             for event in self._alerts.conclude(stage, lag_s, self._clock()):
                 log.warning("stage %s: %.0f s behind", stage, lag_s)
                 self._producer.produce(ALERTS.name, self._codec.encode(event), stage.encode())

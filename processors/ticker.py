@@ -31,6 +31,7 @@ from agentledger.processors.programs import die
 from agentledger.processors.rules.loading import enabled, rules_or_default
 from agentledger.processors.rules.models import StageLag
 from agentledger.processors.stage_lag import LagWatch
+from agentledger.processors.ticker_metrics import TickerMetrics
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.events import Ticked
@@ -62,6 +63,7 @@ class TickerConfig:
     rules_file: Path | None = None
     schema_registry_url: str = ""
     schema_registry_auth: str = field(default="", repr=False)
+    metrics: TickerMetrics = field(default_factory=TickerMetrics, repr=False, compare=False)
 
 
 def tick_of(topic: str, partition: int, now_us: int, interval_ms: int) -> Ticked:
@@ -144,7 +146,8 @@ class Ticker:
         if not self._config.watch_lag:
             return None
         rules = [rule for rule in enabled(rules_or_default(self._config.rules_file)) if isinstance(rule, StageLag)]
-        return LagWatch(self._config.kafka, self._codec, self._clock, rules) if rules else None
+        note = self._config.metrics.note_lag
+        return LagWatch(self._config.kafka, self._codec, self._clock, rules, note) if rules else None
 
     def _tick(self, now_us: int) -> None:
         for topic, partition in self._places:
@@ -154,15 +157,18 @@ class Ticker:
                 self._producer.produce(topic, value, tick.run_id.encode(), partition, on_delivery=self._delivered)
             except BufferError:
                 self.lost += 1  # the queue holds minutes of ticks already: the broker is away
+                self._config.metrics.count_lost()
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self.ticked += 1
+            self._config.metrics.count_tick()
             if not self._was_ready:
                 self._was_ready = True
                 say_ready()
             return
         self.lost += 1
+        self._config.metrics.count_lost()
         if error.fatal():
             die(BrokerError(f"ticks can't be written: {error.str()}", where=str(message.topic())))
         log.warning("a tick for %s, partition %s was lost: %s", message.topic(), message.partition(), error.str())

@@ -22,6 +22,7 @@ from agentledger.schemas.errors import AgentledgerError, BrokerError, StoreError
 from agentledger.schemas.events import PayloadChunk
 from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import PAYLOADS
+from agentledger.sinks.payload_metrics import PayloadMetrics
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.retention import Policy
 from agentledger.sinks.tables import PAYLOADS as TABLE
@@ -47,6 +48,7 @@ class PayloadsConfig:
 
     kafka: dict[str, Any] = field(repr=False)
     keep_from_us: Callable[[str], int | None]
+    metrics: PayloadMetrics = field(default_factory=PayloadMetrics, repr=False, compare=False)
 
 
 class Payload(NamedTuple):
@@ -72,12 +74,15 @@ def run_payloads(config: PayloadsConfig, client: Any, codec: Codec, stop: thread
             messages = consumer.consume(BATCH_RECORDS_MAX, LINGER_S_MAX)
             rows = rows_of(messages, codec)
             if rows:
-                insert(client, rows, stop)
+                insert(client, rows, stop, config.metrics.count_store_error)
             if messages:
                 _commit(consumer)
+                newest_s = max(message.timestamp()[1] for message in messages) / 1000
+                config.metrics.note_batch(len(rows), len(messages) - len(rows), newest_s)
             if time.monotonic() - expired_at > EXPIRE_EVERY_S or not expired_at:
                 expired_at = time.monotonic()
-                _expire_or_warn(client, config.keep_from_us)
+                if _expire_or_warn(client, config.keep_from_us):
+                    config.metrics.note_expiry()
     except KafkaException as error:
         raise BrokerError(f"payloads can't be read: {error.args[0].str()}", where=PAYLOADS.name) from None
     finally:
@@ -107,13 +112,16 @@ def rows_of(messages: Sequence[Message], codec: Codec) -> list[tuple[Any, ...]]:
     return rows
 
 
-def insert(client: Any, rows: Sequence[tuple[Any, ...]], stop: threading.Event) -> None:
+def insert(
+    client: Any, rows: Sequence[tuple[Any, ...]], stop: threading.Event, on_error: Callable[[], None] = lambda: None
+) -> None:
     """Insert rows, again after a failure, a bounded number of times. Raises StoreError."""
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             client.insert(TABLE, rows, column_names=COLUMNS, settings={"async_insert": 0})
             return
         except (ClickHouseError, OSError) as error:
+            on_error()
             first = (str(error).splitlines() or [type(error).__name__])[0]
             log.warning("payloads could not be written (attempt %d of %d): %s", attempt, ATTEMPTS_MAX, first[:300])
             if attempt == ATTEMPTS_MAX or stop.wait(min(PAUSE_S_MAX, 0.5 * 2**attempt)):
@@ -155,12 +163,14 @@ def keep_from_us(policy: Policy, *, knows_approvers: bool, now_us: int) -> int |
     return policy.before_us("payloads", now_us)
 
 
-def _expire_or_warn(client: Any, keep_from: Callable[[str], int | None]) -> None:
-    """What can't be deleted now is deleted an hour later: writing goes on."""
+def _expire_or_warn(client: Any, keep_from: Callable[[str], int | None]) -> bool:
+    """Whether it was done. What can't be deleted now is deleted an hour later: writing goes on."""
     try:
         expire(client, keep_from)
+        return True
     except StoreError as error:
         log.warning("%s; the next look is in %d minutes", error, EXPIRE_EVERY_S // 60)
+        return False
 
 
 def read_payloads(client: Client, event_id: str, part: str = "") -> list[Payload]:

@@ -26,7 +26,9 @@ def console(host: str | None, port: int | None) -> None:
 def serve(settings: Settings) -> None:
     """Run the console until it is told to stop. Raises ConfigurationError, StoreError."""
     try:
+        from agentledger.infra.console_metrics import ConsoleMetrics, counted
         from agentledger.infra.console_wiring import console_ports
+        from agentledger.infra.metrics_listener import serve_metrics
         from agentledger.sinks.console import ConsoleConfig, run_console
     except ModuleNotFoundError as error:
         raise MissingLibraryError(error.name or "a library of the console", "console") from None
@@ -38,7 +40,10 @@ def serve(settings: Settings) -> None:
         session_secret=settings.console_session_secret.get_secret_value(),
         public_host=urlsplit(settings.console_public_url).hostname or "",
     )
-    run_console(config, console_ports(settings), stop_on_signal(), say_ready)
+    metrics = ConsoleMetrics()
+    ports = counted(console_ports(settings), metrics)
+    serve_metrics(settings, metrics.registry)
+    run_console(config, ports, stop_on_signal(), say_ready)
 
 
 COMMANDS: dict[str, click.Command] = {"console": console}

@@ -49,12 +49,14 @@ def payload(event_id: str, part: str | None) -> int:
 def payload_writer() -> None:
     """Write payloads to ClickHouse, and delete those whose time is over."""
     from agentledger.infra.cli.programs import start_logging, stop_on_signal
+    from agentledger.infra.metrics_listener import serve_metrics
     from agentledger.schemas import Codec, open_registry
     from agentledger.sinks.payloads import PayloadsConfig, run_payloads
 
     settings = load_settings()
     start_logging(settings)
     config = PayloadsConfig(kafka=kafka_config(settings), keep_from_us=lambda tenant: _keep_from_us(settings, tenant))
+    serve_metrics(settings, config.metrics.registry)
     auth = settings.schema_registry_basic_auth.get_secret_value()
     codec = Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
     login = login_as(settings, "payloads")

@@ -65,7 +65,9 @@ def packer() -> None:
 
     settings = load_settings()
     start_logging(settings)
-    run_packer(PackerConfig(kafka=kafka_config(settings)), stop_on_signal())
+    config = PackerConfig(kafka=kafka_config(settings))
+    serve_metrics(settings, config.metrics.registry)
+    run_packer(config, stop_on_signal())
 
 
 def worker_config(settings: Settings, program: str) -> WorkerConfig:
@@ -128,15 +130,14 @@ def ticker() -> None:
 
     settings = load_settings()
     start_logging(settings)
-    run_ticker(
-        TickerConfig(
-            kafka=kafka_config(settings),
-            schema_registry_url=settings.schema_registry_url,
-            schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
-            rules_file=settings.rules_file,
-        ),
-        stop_on_signal(),
+    config = TickerConfig(
+        kafka=kafka_config(settings),
+        schema_registry_url=settings.schema_registry_url,
+        schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+        rules_file=settings.rules_file,
     )
+    serve_metrics(settings, config.metrics.registry)
+    run_ticker(config, stop_on_signal())
 
 
 COMMANDS = {"writer": writer, "packer": packer, "worker": worker, "holds": holds, "scopes": scopes, "ticker": ticker}

@@ -31,10 +31,13 @@ def reconcile(last: str, watch: bool, as_json: bool) -> int:
     settings = load_settings()
     if watch:
         from agentledger.infra.cli.programs import start_logging, stop_on_signal
+        from agentledger.infra.metrics_listener import serve_metrics
+        from agentledger.infra.reconcile_metrics import ReconcileMetrics
 
         start_logging(settings)
-        kafka = kafka_config(settings)
-        run_passes(lambda: connect(settings), kafka, stop_on_signal(), settings.schema_registry_url)
+        kafka, metrics = kafka_config(settings), ReconcileMetrics()
+        serve_metrics(settings, metrics.registry)
+        run_passes(lambda: connect(settings), kafka, stop_on_signal(), settings.schema_registry_url, metrics)
         return 0
     range_s = duration_us(last) // 1_000_000
     codec = Codec(open_registry(settings.schema_registry_url))

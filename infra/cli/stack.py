@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -79,12 +80,20 @@ def show_status(data_dir: Path | None) -> int:
         click.echo(f"nothing runs on {folder}: agentledger up starts it")
         return 3
     table = Table(box=None, header_style="bold")
-    for column in ("service", "state", "pid", "endpoint", "up for"):
+    for column in ("service", "state", "pid", "endpoint", "metrics", "up for"):
         table.add_column(column, justify="right" if column in {"pid", "up for"} else "left")
     for service in services:
-        table.add_row(service.name, service.state, str(service.pid), service.endpoint, f"{service.uptime:.0f} s")
+        table.add_row(
+            service.name, service.state, str(service.pid), service.endpoint, _port_of(service.metrics_url),
+            f"{service.uptime:.0f} s",
+        )  # fmt: skip
     Console().print(table)
     return 0 if all(service.state in {"running", "ready"} for service in services) else 3
+
+
+def _port_of(metrics_url: str) -> str:
+    """As a table has room for: on this machine, under /metrics."""
+    return f":{urlsplit(metrics_url).port}" if metrics_url else ""
 
 
 @click.command()

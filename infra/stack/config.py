@@ -38,6 +38,7 @@ class StackConfig:
     cache_dir: Path = field(default_factory=default_cache_dir)
     users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
     clickhouse_login: tuple[str, str] = field(default=("default", ""), repr=False)  # may stop its queries
+    metrics_programs: tuple[str, ...] = ()  # those that show metrics on a port of their own
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Endpoints:
         return {name: value for name, value in named.items() if value}
 
 
+def metrics_port_name(program: str) -> str:
+    """Under which name the port of a program's metrics is kept."""
+    return f"metrics_{program}"
+
+
 def choose_ports(config: StackConfig) -> dict[str, int]:
     """A port per listener: the one given (refused if it's used), else last time's if it's free, else a free one."""
     given = {
@@ -67,6 +73,7 @@ def choose_ports(config: StackConfig) -> dict[str, int]:
         "clickhouse_native": config.clickhouse_native_port,
         "gateway": config.gateway_port,
         "console": config.console_port,
+        **{metrics_port_name(program): None for program in config.metrics_programs},
     }
     if config.broker == "kafka":
         given |= {"kafka": config.kafka_port, "kafka_controller": None}

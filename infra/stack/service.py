@@ -68,6 +68,11 @@ class Service(ABC):
         return ""
 
     @property
+    def metrics_url(self) -> str:
+        """Where it shows metrics of its own; empty where it doesn't."""
+        return ""
+
+    @property
     def run_dir(self) -> Path:
         """A folder for files that are written anew at each start."""
         return self.data_dir / "run" / self.name

@@ -27,6 +27,7 @@ class ServiceStatus:
     endpoint: str
     since: float  # unix seconds of its last start
     started: str = ""  # see ProcessId
+    metrics_url: str = ""
 
     @property
     def uptime(self) -> float:

@@ -18,6 +18,7 @@ from agentledger.infra.stack.config import (
     Endpoints,
     StackConfig,
     choose_ports,
+    metrics_port_name,
     remember_ports,
 )
 from agentledger.infra.stack.control import OnEvent, clear_stale, ignore
@@ -52,8 +53,9 @@ class Watched:
         service = self.service
         process = service.process_id or ProcessId(0, "")
         return ServiceStatus(
-            service.name, self.state, process.pid, service.endpoint, service.started_at, process.started
-        )
+            service.name, self.state, process.pid, service.endpoint, service.started_at, process.started,
+            service.metrics_url,
+        )  # fmt: skip
 
 
 class Stack:
@@ -123,7 +125,11 @@ class Stack:
         if self._prepare is not None:
             self._prepare(self.endpoints)
         env = self._program_env(self.endpoints)
-        self._start([ProgramService(program, self.data_dir, env) for program in self.programs], on_event)
+        services = [
+            ProgramService(program, self.data_dir, env, self.ports.get(metrics_port_name(program.name), 0))
+            for program in self.programs
+        ]
+        self._start(services, on_event)
         self._phase = "ready"
         self._save()
         return self.endpoints

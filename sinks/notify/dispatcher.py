@@ -16,6 +16,7 @@ from agentledger.sinks.notify.channels import Send
 from agentledger.sinks.notify.delivered import delivered_event
 from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.incidents import Delivery, Outcome
+from agentledger.sinks.notify.metrics import NotifyMetrics
 from agentledger.sinks.notify.payloads import Told
 from agentledger.sinks.notify.state import NotifyState
 
@@ -26,9 +27,11 @@ class Dispatcher:
     """The desk with its state and its channels. Belongs to one thread; the sending is done in others."""
 
     def __init__(
-        self, desk: Desk, state: NotifyState, channels: Mapping[str, Send], codec: Codec,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        self, desk: Desk, state: NotifyState, channels: Mapping[str, Send], codec: Codec, *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000, metrics: NotifyMetrics | None = None,
     ) -> None:  # fmt: skip
+        self.metrics = metrics or NotifyMetrics()
+        self.metrics.watch(lambda: len(desk.alerts), lambda: len(desk.incidents))
         self.desk = desk
         self.state = state
         self._channels = channels
@@ -63,7 +66,7 @@ class Dispatcher:
             self.state.keep(self.desk)
         for delivery in due:
             told = self.desk.told(delivery, now_us)
-            sending = self._pools[delivery.channel].submit(_send, self._channels[delivery.channel], told)
+            sending = self._pools[delivery.channel].submit(self._send, delivery.channel, told)
             self._under_way[sending] = delivery
 
     def close(self, wait_s_max: float = 12.0) -> None:
@@ -85,6 +88,7 @@ class Dispatcher:
         for delivery, outcome in results:
             incident, attempt = self.desk.incidents[delivery.incident], delivery.attempt
             status = self.desk.settle(delivery, outcome, now_us, random.random())  # noqa: S311 - spreads retries
+            self.metrics.count_delivery(delivery.channel, delivery.action, status)
             if delivery.action == "refresh" and status == "sent":
                 continue  # told nothing new
             event = delivered_event(
@@ -108,11 +112,13 @@ class Dispatcher:
         if results:
             self.state.keep(self.desk, said=said, given_up=given_up)
 
-
-def _send(send: Send, told: Told) -> Outcome:
-    """What a channel's library raises becomes an outcome: a page that can't be sent stops no other."""
-    try:
-        return send(told)
-    except Exception as error:  # noqa: BLE001 - of others' libraries; its words may hold an address with a secret
-        log.warning("a channel failed with %s", type(error).__name__)
-        return Outcome("unsure")
+    def _send(self, channel: str, told: Told) -> Outcome:
+        """What a channel's library raises becomes an outcome: a page that can't be sent stops no other."""
+        began = time.monotonic()
+        try:
+            return self._channels[channel](told)
+        except Exception as error:  # noqa: BLE001 - of others' libraries; its words may hold an address with a secret
+            log.warning("a channel failed with %s", type(error).__name__)
+            return Outcome("unsure")
+        finally:
+            self.metrics.note_seconds(channel, time.monotonic() - began)

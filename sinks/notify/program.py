@@ -21,6 +21,7 @@ from agentledger.sinks.announcing import Announcer
 from agentledger.sinks.notify.channels import open_channels, rules_of
 from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.dispatcher import Dispatcher
+from agentledger.sinks.notify.metrics import NotifyMetrics
 from agentledger.sinks.notify.settings import Incoming, NotifyFile
 from agentledger.sinks.notify.state import NotifyState
 from agentledger.sinks.writer import topic_id
@@ -44,13 +45,14 @@ class NotifyConfig:
     kafka_instance: str
     state_path: Path
     file: NotifyFile
+    metrics: NotifyMetrics = field(default_factory=NotifyMetrics, repr=False, compare=False)
 
 
 def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> None:
     """Tell people of alerts until `stop` is set. Raises BrokerError, ConfigurationError."""
     channels = open_channels(config.file.channels)
     desk = Desk(config.file, {name: rules_of(channel) for name, channel in config.file.channels.items()})
-    dispatcher = Dispatcher(desk, NotifyState(config.state_path), channels, codec)
+    dispatcher = Dispatcher(desk, NotifyState(config.state_path), channels, codec, metrics=config.metrics)
     listener: threading.Thread | None = None
     sayer = Sayer(dispatcher.state, lambda: Announcer(config.kafka, codec), codec)
     try:
@@ -64,6 +66,7 @@ def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> Non
                 if reader.is_caught_up:  # what was resolved while nobody listened wakes nobody
                     dispatcher.step()
                 sayer.say()
+                config.metrics.note_look(dispatcher.state.unsaid_count())
         finally:
             reader.close()
     except KafkaException as error:

@@ -130,6 +130,11 @@ class NotifyState:
         """The oldest events that Kafka doesn't have yet."""
         return [Unsaid(*row) for row in self._rows("SELECT seq, event FROM unsaid ORDER BY seq LIMIT ?", count_max)]
 
+    def unsaid_count(self) -> int:
+        """How many events Kafka doesn't have yet."""
+        [(count,)] = self._rows("SELECT count(*) FROM unsaid")
+        return int(count)
+
     def has_said(self, seq_max: int) -> None:
         """Kafka has all events up to this number."""
         self._db.execute("DELETE FROM unsaid WHERE seq <= ?", (seq_max,))

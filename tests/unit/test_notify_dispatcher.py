@@ -31,7 +31,7 @@ class Room:
         self.path = folder / "n.sqlite"
         self.desk = desk_of({"name": "r", "channels": list(sends), "group_by": ["rule"]}, rules=rules)
         everybody: dict[str, Send] = {name: sends.get(name, lambda _: Outcome()) for name in CHANNELS}
-        self.dispatcher = Dispatcher(self.desk, NotifyState(self.path), everybody, CODEC, lambda: self.now_us)
+        self.dispatcher = Dispatcher(self.desk, NotifyState(self.path), everybody, CODEC, clock=lambda: self.now_us)
 
     def raise_alerts(self, count: int) -> None:
         """Of as many rules."""
