@@ -17,7 +17,7 @@ from agentledger.infra.stack.files import file_lock
 from agentledger.producers.halt_file import HaltFile
 from agentledger.producers.halts import Command, CommandTable, command_of
 from agentledger.schemas import Codec, open_registry, uuid7
-from agentledger.schemas.control import control_key, control_scope_of
+from agentledger.schemas.control import control_key, control_owner_of, control_scope_of
 from agentledger.schemas.errors import BrokerError, CodecError, ConfigurationError, SchemaError
 from agentledger.schemas.events import ControlIssued
 from agentledger.schemas.scopes import LABEL_SCOPE, TEAM_LABEL
@@ -87,11 +87,10 @@ def publish_command(kafka: dict[str, Any], command: Command, registry_url: str =
 
 
 def read_halts(kafka: dict[str, Any], now_us: int, registry_url: str = "") -> list[Command]:
-    """Every halt in force on the control topic, of every tenant. Raises BrokerError."""
+    """Every halt in force on the control topic, of every tenant and owner. Raises BrokerError."""
     codec, table = Codec(open_registry(registry_url)), CommandTable()
     _read_all(kafka, lambda message: _put(codec, table, message))
-    table.drop_lapsed(now_us)
-    return list(table.halts.values())
+    return table.all_halts(now_us)
 
 
 def _read_all(kafka: dict[str, Any], take: Callable[[Any], None]) -> None:
@@ -132,7 +131,7 @@ def _put(codec: Codec, table: CommandTable, message: Any) -> None:
             return
         subject = command.subject
     if subject is not None:
-        table.put(subject, command, message.partition(), message.timestamp()[1])
+        table.put(subject, command, message.partition(), message.timestamp()[1], control_owner_of(message.key()))
 
 
 def halt_locally(path: Path, halt: Command) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.control import control_key
+from agentledger.schemas.control import RUN_BUDGETS, control_key
 from agentledger.schemas.encoding import LONG, TailEncoder, compile_tail_encoder, encode_map, encode_text
 from agentledger.schemas.events import (
     AlertRaised,
@@ -103,7 +103,7 @@ class ConclusionWriter:
             topic, header, tail = kinds.get(kind) or self._kind(kind)
             value = b"".join((header, event_id.encode(), begin, LONG[seq], middle, tail(**fields)))
             if kind is ControlIssued:
-                key = control_key(envelope.tenant_id, "run", envelope.run_id)
+                key = control_key(envelope.tenant_id, "run", envelope.run_id, RUN_BUDGETS)
                 records.append(DerivedRecord(topic, key, value))
             else:
                 records.append(tuple.__new__(DerivedRecord, (topic, envelope.key, value, envelope.partition)))

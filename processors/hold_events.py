@@ -268,7 +268,7 @@ class HoldEvents:
             scope=scope,
             scope_value=value,
             reason=reason,
-            issued_by=EXCEEDED_RULE,
+            issued_by=f"budget:{line.budget.budget_id}",
             expires_at=expires_us,
             on_exceeded=line.budget.on_exceeded if command == "halt" else "",
         )

@@ -23,7 +23,7 @@ from agentledger.processors.hold_rules import TenantHolds
 from agentledger.processors.hold_state import NAME_CHARS_MAX, Head
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.control import UNHELD_ORDERS, control_key, order_key
+from agentledger.schemas.control import RUN_HOLDS, UNHELD_ORDERS, control_key, order_key
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
 from agentledger.schemas.events import ControlIssued, Event, HoldRequested, Ticked
 from agentledger.schemas.partitioning import partition_of
@@ -152,6 +152,8 @@ class HoldFold:
 
 def _key_of(event: Event, tenant_id: str) -> bytes:
     if isinstance(event, ControlIssued):
-        key = order_key if event.command in UNHELD_ORDERS else control_key
-        return key(tenant_id, event.scope, event.scope_value)
+        if event.command in UNHELD_ORDERS:
+            return order_key(tenant_id, event.scope, event.scope_value)
+        owner = RUN_HOLDS if event.scope == "run" else event.issued_by
+        return control_key(tenant_id, event.scope, event.scope_value, owner)
     return tenant_id.encode()

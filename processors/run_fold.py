@@ -53,7 +53,7 @@ from agentledger.processors.run_state import (
 )
 from agentledger.processors.runs import Basis, Entry, fold, is_foldable, may_be_halted, new_state, pass_time
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.control import control_key
+from agentledger.schemas.control import RUN_OWNERS, control_key
 from agentledger.schemas.decoding import Memo
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
 from agentledger.schemas.events import ApprovalDecided, Event, RunBudgetDeclared, RunStarted
@@ -313,7 +313,8 @@ class RunFold:
             place.replaced[own] = encode_forgotten(offset, until_us)
             place.deadlines.note(own, until_us)
             if may_be_halted(state):  # the topic keeps the newest command of each key for good, unless it is taken away
-                derived.append(DerivedRecord(CONTROL.name, control_key(state.tenant_id, "run", state.run_id), None))
+                keys = [control_key(state.tenant_id, "run", state.run_id, owner) for owner in RUN_OWNERS]
+                derived += [DerivedRecord(CONTROL.name, key, None) for key in keys]
             return
         first_seq = state.derived_seq
         conclusions = pass_time(state, self._rules, now_us)

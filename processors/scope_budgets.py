@@ -271,13 +271,24 @@ def _end_alert(out: Conclusions, watched: Watched, value: str, used: Used, reaso
     action, scope = watched.declared["on_exceeded"], watched.declared["scope"]
     if action not in HALTING or not is_control_scope(scope):
         return
-    if reason != "window_ended":  # there the halt has lapsed by itself
+    if reason != "window_ended" and not _still_halts(out, watched, value):  # at a window's end it lapses by itself
         event_id = _line_id(out, watched, value, used, "ControlIssued", "resume", reason)
         command = {"command": "resume", "scope": scope, "scope_value": value, "reason": reason}
         issued_by = f"budget:{watched.declared['budget_id']}"
         out.events.append(ControlIssued(**out.envelope(event_id, scope, value), **command, issued_by=issued_by))
     if action == "ask_human":
         out.events.append(_answer(out, watched, value, used, reason))
+
+
+def _still_halts(out: Conclusions, watched: Watched, value: str) -> bool:
+    """Whether another limit of the same budget halts this scope: the halt is the budget's."""
+    declared = watched.declared
+    for other in out.state.budgets.values():
+        same = other is not watched and value in other.values and other.declared["budget_id"] == declared["budget_id"]
+        is_here = same and other.declared["scope"] == declared["scope"] and other.declared["on_exceeded"] in HALTING
+        if is_here and other.values[value].exceeded:
+            return True
+    return False
 
 
 def _question(out: Conclusions, watched: Watched, value: str, used: Used) -> ApprovalRequested:

@@ -283,7 +283,7 @@ def place_of(key: bytes) -> Waiting:
 def key_of(event: Event) -> bytes:
     """The key of a record that stage 2 derives."""
     if isinstance(event, ControlIssued):
-        return control_key(event.tenant_id, event.scope, event.scope_value)
+        return control_key(event.tenant_id, event.scope, event.scope_value, event.issued_by)
     if isinstance(event, GapDetected):
         return event.gap_producer_id.encode("utf-8", "surrogatepass")
     if isinstance(event, RunBudgetDeclared):

@@ -26,7 +26,7 @@ from agentledger.producers.halts import Command, CommandTable, Subject, command_
 from agentledger.producers.topic_tail import TopicTail
 from agentledger.producers.unheld_orders import UnheldOrders, WhenUnreachable
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.control import UNHELD_ORDERS, control_scope_of
+from agentledger.schemas.control import UNHELD_ORDERS, control_owner_of, control_scope_of
 from agentledger.schemas.errors import AgentledgerError, ControlUnreachableError, HaltedError, UsageError
 from agentledger.schemas.events import ControlIssued
 from agentledger.schemas.ports import Clock
@@ -275,7 +275,8 @@ class Control:
         if value is not None and command is None:
             self._tell("control", f"a command of a kind that isn't known here was passed over: {subject}")
             return
-        self._table.put(subject, command, message.partition() or 0, message.timestamp()[1])
+        owner = control_owner_of(message.key())
+        self._table.put(subject, command, message.partition() or 0, message.timestamp()[1], owner)
 
     def _on_idle(self) -> None:
         if self._topic_halts:

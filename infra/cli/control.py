@@ -80,7 +80,8 @@ def halt(*, by: str, local: bool, reason: str, expires: str, **whom: str) -> Non
 @_scoped
 @click.option("--reason", default="", metavar="TEXT", help="Why.")
 def resume(*, by: str, local: bool, reason: str, **whom: str) -> None:
-    """End a halt: the calls of that run, agent, workflow, team, user, label or tenant are made again.
+    """End every halt of a scope, people's and budgets': the calls of that run, agent, workflow, team, user, label or
+    tenant are made again.
 
     With --local and nothing else: every halt of this host's file.
     """
@@ -101,11 +102,12 @@ def resume(*, by: str, local: bool, reason: str, **whom: str) -> None:
     now_us = time.time_ns() // 1000
     command = lapsing(Command("resume", tenant_id, scope, value, reason.strip(), by or who_am_i()), now_us, None)
     kafka = kafka_config(settings)
-    was_halted = any(
-        found.subject == command.subject for found in read_halts(kafka, now_us, settings.schema_registry_url)
-    )
+    halts = read_halts(kafka, now_us, settings.schema_registry_url)
+    lifted = [halt for halt in halts if halt.subject == command.subject]
     publish_command(kafka, command, settings.schema_registry_url)
-    click.echo(f"resumed {_named(command)}" + ("" if was_halted else ", which no halt was in force for"))
+    click.echo(f"resumed {_named(command)}" + ("" if lifted else ", which no halt was in force for"))
+    for halt in lifted:
+        click.echo(f"  lifted the halt by {halt.issued_by}: {halt.reason}")
 
 
 @click.group("control")

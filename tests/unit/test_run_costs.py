@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentledger.processors.budgets import declared_thresholds, next_lines
-from agentledger.schemas.control import control_key
+from agentledger.schemas.control import RUN_BUDGETS, control_key
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -136,7 +136,7 @@ def test_a_run_over_its_budget_is_halted_where_it_asks_for_that(asked: str, halt
     )
     assert {event.on_exceeded for event in issued} <= {asked}  # so the run ends as that
     records = [record for record in result.derived if record.topic == CONTROL.name]
-    assert [record.key for record in records] == [control_key("acme", "run", "run-1")] * (2 * halted)
+    assert [record.key for record in records] == [control_key("acme", "run", "run-1", RUN_BUDGETS)] * (2 * halted)
     assert all("tool calls of" in event.reason or "model calls of" in event.reason for event in issued)
 
 

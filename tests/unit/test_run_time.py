@@ -8,7 +8,7 @@ from agentledger.processors.packing import PackedRecord, pack
 from agentledger.processors.rules.loading import parse_rules
 from agentledger.processors.run_places import PlaceClock
 from agentledger.processors.run_state import DAY_US, FORGOTTEN_KEPT_US, RUN_KEPT_US, is_forgotten
-from agentledger.schemas.control import control_key
+from agentledger.schemas.control import RUN_OWNERS, control_key
 from agentledger.schemas.events import AlertRaised, AlertResolved, ApprovalRequested, CostRated, Event, OutcomeCosted
 from agentledger.schemas.topics import CONTROL
 from tests.run_logs import CODEC, T0_US, Author, Folded, ticked
@@ -112,7 +112,7 @@ def test_a_run_is_forgotten_and_what_comes_of_it_later_counts_for_nothing() -> N
     assert log.result.run_states() == {}
 
 
-HALT = [(CONTROL.name, control_key("acme", "run", "run-1"))]
+HALT = [(CONTROL.name, control_key("acme", "run", "run-1", owner)) for owner in RUN_OWNERS]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_halt_of_a_run_goes_with_the_run(status: str | None, asks: str, is_t
     log.add(2000 + RUN_KEPT_US // 1000)
     assert log.result.taken_away() == (HALT if is_taken_away else [])
     log.add(4000 + (RUN_KEPT_US + FORGOTTEN_KEPT_US) // 1000)
-    assert len(log.result.taken_away()) == int(is_taken_away)
+    assert len(log.result.taken_away()) == len(HALT) * is_taken_away
 
 
 def test_an_outcome_within_the_time_that_runs_are_kept_is_joined_with_the_cost() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from agentledger.processors.rules.models import RuleSet
 from agentledger.processors.scope_rules import watches_of
 from agentledger.processors.scope_watch import RuleWatch
 from agentledger.schemas import uuid7
+from agentledger.schemas.control import control_key
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import (
     AlertRaised,
@@ -25,7 +27,7 @@ from agentledger.schemas.events import (
     RunStarted,
     ToolCallCompleted,
 )
-from agentledger.schemas.topics import BUDGETS
+from agentledger.schemas.topics import BUDGETS, CONTROL
 from tests.run_logs import T0_US
 from tests.scope_rig import Happened, Stage2, budget, declarations, happened, run_stage2, stage1, tick
 
@@ -309,3 +311,20 @@ def test_a_rule_that_cannot_be_for_a_workflow_is_refused() -> None:
 def test_a_rule_for_other_tenants_says_nothing() -> None:
     rule = {**ERRORS, "where": {"tenant": ["globex"]}}
     assert life(folded(calls(40, status="error"), rule, end_ms=9000)) == []
+
+
+def test_a_budget_over_on_two_metrics_halts_until_both_have_more() -> None:
+    tokens = {"metric": "tokens", "on_exceeded": "halt"}
+    declared = [
+        (0, budget(USD, on_exceeded="halt")),
+        (0, budget(5, event_id=uuid7(T0_US + 1), **tokens)),
+        (10_000, budget(5 * USD, event_id=uuid7(T0_US + 2), budget_version=2, on_exceeded="halt")),
+        (20_000, budget(50, event_id=uuid7(T0_US + 3), budget_version=2, **tokens)),
+    ]
+    stage = folded([replace(happened(5000, 2 * USD), tokens=6)], declared=declared, end_ms=30_000)
+    commands = [(event.command, (event.occurred_at - T0_US) // 1_000_000) for event in stage.events(ControlIssued)]
+    assert [command for command, _ in commands] == ["halt", "halt", "resume"]
+    assert commands[-1][1] >= 20
+    # Under a key of the budget's own: what a person commands of the same scope stays.
+    keys = {record.key for record in stage.derived if record.topic == CONTROL.name}
+    assert keys == {control_key("acme", "tenant", "acme", "budget:b1")}

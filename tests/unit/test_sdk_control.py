@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from agentledger.infra.control_commands import control_event
 from agentledger.producers import ControlSettings, Ledger
 from agentledger.producers.control import Freshness, control_from_env
 from agentledger.producers.halt_file import HaltFile, halt_file_path
-from agentledger.producers.halts import ANY, Command, CommandTable, Subject, find_halt
+from agentledger.producers.halts import ANY, OWNERS_MAX, Command, CommandTable, Subject, find_halt
 from agentledger.producers.topic_tail import TopicTail
 from agentledger.schemas import Codec, events, open_registry
-from agentledger.schemas.control import control_key, control_scope_of
+from agentledger.schemas.control import control_key, control_owner_of, control_scope_of, order_key
 from agentledger.schemas.errors import ControlUnreachableError, HaltedError, UsageError
 from agentledger.schemas.testing.record_producer import FakeRecordProducer
 from agentledger.schemas.topics import CONTROL
@@ -90,6 +91,37 @@ def test_the_table_is_bounded_and_wide_halts_are_not_pushed_out_by_runs() -> Non
     assert ("acme", "run", "r49") in table.halts
 
 
+def test_a_budget_lifts_its_own_halt_and_a_person_lifts_all() -> None:
+    subject = SUBJECTS[0]
+    by_maria, by_budget = halt_of(subject), replace(halt_of(subject), issued_by="budget:day", expires_at=1000)
+    resume = Command("resume", *subject)
+    written = [(by_maria, 0, 1, ""), (by_budget, 1, 2, "budget:day"), (resume, 1, 3, "budget:day")]
+    for order in (written, written[::-1][1:] + written[2:], [written[2], written[0]]):
+        table = CommandTable()
+        for command, partition, at_ms, owner in order:
+            table.put(subject, command, partition, at_ms, owner)
+        assert table.all_halts(0) == [by_maria]
+    table.put(subject, by_budget, 1, 4, "budget:day")
+    assert table.halts[subject] == by_maria  # the one that lasts: when the budget's has lapsed it still stands
+    assert {halt.issued_by for halt in table.all_halts(0)} == {by_maria.issued_by, "budget:day"}
+    assert table.all_halts(1000) == [by_maria]
+    table.put(subject, resume, 0, 5)
+    assert (table.halts, table.all_halts(0)) == ({}, [])
+    table.put(subject, by_budget, 1, 3, "budget:day")  # read again, from before the person's resume
+    assert table.halts == {}
+    table.put(subject, by_budget, 1, 6, "budget:day")
+    assert table.halts == {subject: by_budget}
+
+
+def test_owners_of_halts_of_one_subject_are_bounded() -> None:
+    table, subject = CommandTable(), SUBJECTS[0]
+    table.put(subject, halt_of(subject), 0, 0)
+    for number in range(OWNERS_MAX + 10):
+        table.put(subject, replace(halt_of(subject), expires_at=1), 0, number, f"budget:{number}")
+    assert len(table.all_halts(0)) == OWNERS_MAX
+    assert table.halts[subject].expires_at is None
+
+
 def test_a_halt_lapses() -> None:
     table = CommandTable()
     halt = halt_of(expires_at=1000)
@@ -114,7 +146,10 @@ def test_each_scope_stops_its_runs_and_no_others(subject: Subject) -> None:
 
 @given(st.tuples(*[st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)] * 3))
 def test_a_key_says_what_it_is_about(subject: Subject) -> None:
-    assert control_scope_of(control_key(*subject)) == subject
+    key, owned = control_key(*subject), control_key(*subject, "budget:day")
+    assert (control_scope_of(key), control_owner_of(key)) == (subject, "")
+    assert (control_scope_of(owned), control_owner_of(owned)) == (subject, "budget:day")
+    assert control_scope_of(order_key(*subject)) is None
     assert control_scope_of(b"nothing") is None
     assert control_scope_of(None) is None
 

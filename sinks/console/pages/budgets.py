@@ -33,12 +33,18 @@ GROUP BY account ORDER BY used DESC LIMIT {accounts_max}"""
 _HOLDS = f"""
 SELECT hold_id, run_id, agent_id, workflow, ask_cost_nanousd, ask_tokens, requested_at, status FROM agentledger.holds
 WHERE tenant_id = {{tenant_id:String}} AND status = 'held' ORDER BY requested_at DESC LIMIT {HOLDS_MAX}"""
+# A budget lifts its own halts, a person's resume all that were there before it: as schemas.control has it.
 _HALTS = f"""
 SELECT scope, scope_value,
     argMax((command, reason, issued_by, expires_at, ledger_time), (ledger_time, log_index)) AS last
-FROM agentledger.controls WHERE tenant_id = {{tenant_id:String}} AND command IN ('halt', 'resume')
-GROUP BY scope, scope_value
+FROM (
+    SELECT *, multiIf(NOT startsWith(issued_by, 'budget'), '', scope = 'run', 'budgets', issued_by) AS owner,
+        maxIf(ledger_time, command = 'resume' AND owner = '') OVER (PARTITION BY scope, scope_value) AS lifted_at
+    FROM agentledger.controls WHERE tenant_id = {{tenant_id:String}} AND command IN ('halt', 'resume')
+)
+GROUP BY scope, scope_value, owner
 HAVING last.1 = 'halt' AND (last.4 IS NULL OR last.4 > fromUnixTimestamp64Micro({{now_us:Int64}}, 'UTC'))
+    AND last.5 > any(lifted_at)
 ORDER BY last.5 DESC LIMIT {COMMANDS_MAX}"""
 _COMMANDS = f"""
 SELECT ledger_time, command, scope, scope_value, reason, issued_by, expires_at FROM agentledger.controls
