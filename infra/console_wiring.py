@@ -11,6 +11,7 @@ from typing import Any
 
 from agentledger.infra import alert_trial
 from agentledger.infra.cli.evidence import read_approvers
+from agentledger.infra.console_exports import ConsoleExports, open_export
 from agentledger.infra.control_commands import lapsing, publish_command
 from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
@@ -69,6 +70,7 @@ def console_ports(settings: Settings) -> ConsolePorts:
         analyst=client_of_analyst,
         verify=lambda start, progress: verify_all(settings, start, progress),
         try_rules=lambda asked, start, progress: try_rules(settings, reader, asked, progress),
+        exports=ConsoleExports(settings.exports_folder(), lambda asked, folder: open_export(settings, asked, folder)),
         subject_keys=FileSubjectKeys(folder) if folder.is_dir() else None,
     )
 

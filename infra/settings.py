@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     console_session_secret: SecretStr = Field(
         SecretStr(""), description="Signs sessions, 32 characters or more; empty: a new one at each start ends them."
     )
+    console_exports_dir: Path | None = Field(
+        None, description="Folder of the exports that are made in the console; empty: DATA_DIR/exports."
+    )
     notify_file: Path | None = Field(
         None, description="Notify file (YAML): who is told of which alerts, how; empty: nobody is."
     )
@@ -160,6 +163,7 @@ class Settings(BaseSettings):
         "prices_file",
         "rules_file",
         "notify_file",
+        "console_exports_dir",
         "signer_dir",
         "checkpoints_dir",
         "witnesses_file",
@@ -193,6 +197,10 @@ class Settings(BaseSettings):
     def signer_folder(self) -> Path:
         """Where the signer keeps its keys and its state."""
         return (self.signer_dir or Path(self.data_dir) / "signer").expanduser().resolve()
+
+    def exports_folder(self) -> Path:
+        """Where the exports are kept that are made in the console."""
+        return (self.console_exports_dir or Path(self.data_dir) / "exports").expanduser().resolve()
 
     def checkpoints_folder(self) -> Path:
         """Where signed checkpoints are published."""

@@ -58,6 +58,7 @@ def add_day(ledger: Ledger) -> None:
     add_hostile_run(ledger)
     _add_running(ledger)
     _add_budgets(ledger)
+    _add_holds(ledger)
     _add_alerts(ledger)
     own = {"tenant_id": "zeta", "run_id": "zeta-secret-run", "agent_id": "zeta-bot", "workflow": "zeta-flow"}
     ledger.add(e.RunStarted, "z-start", NOW_S - 900, source="sdk", task="zeta's own business", **own)
@@ -164,6 +165,21 @@ def _add_budgets(ledger: Ledger) -> None:
             budget_version=1, declared_by="budgets.yaml", run_id="", agent_id="", workflow="",
             producer_id=f"budgets:{number}",
         )  # fmt: skip
+
+
+def _add_holds(ledger: Ledger) -> None:
+    """A hold for a call under way, and one that was settled."""
+    own = {"run_id": "ops-running", "agent_id": "ops-bot", "workflow": "restart_service", "producer_id": "holds:0"}
+    held = {"budget_id": "acme-day", "scope": "tenant", "scope_value": "acme", "metric": "cost_nanousd"}
+    for number in range(2):
+        hold_id, at = f"hold-{number}", NOW_S - 60 + number
+        ledger.add(
+            e.HoldRequested, f"hr{number}", at, hold_id=hold_id, ask_cost_nanousd=12_000_000, ask_tokens=900, **own
+        )
+        ledger.add(e.HoldDecided, f"hd{number}", at + 0.1, hold_id=hold_id, verdict="granted", **own)
+        ledger.add(e.BudgetHeld, f"bh{number}", at + 0.1, hold_id=hold_id, amount=12_000_000, **held, **own)
+    ledger.add(e.HoldReported, "hp0", NOW_S - 40, hold_id="hold-0", action="settle", **own)
+    ledger.add(e.BudgetSettled, "bs0", NOW_S - 40, hold_id="hold-0", amount=9_000_000, **held, **own)
 
 
 def _add_alerts(ledger: Ledger) -> None:

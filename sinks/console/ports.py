@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from agentledger.schemas.events import Event
@@ -46,6 +47,39 @@ class TrialAsked(NamedTuple):
     to_us: int
 
 
+class ExportAsked(NamedTuple):
+    """A tenant's records of these ledger times (microseconds; None: without an end) and this run (empty: all)."""
+
+    tenant_id: str
+    file_format: str
+    from_us: int | None
+    to_us: int | None
+    run_id: str
+    asked_by: str
+    asked_us: int
+
+
+class ExportFile(NamedTuple):
+    """An export that is kept. `made_us`: when, microseconds since 1970."""
+
+    name: str
+    size_bytes: int
+    made_us: int
+
+
+class Exports(Protocol):
+    """Where exports are made and kept. Raises StoreError where it can't be read or written."""
+
+    def make(self, asked: ExportAsked, start: Say, progress: Say) -> Mapping[str, Any]:
+        """Make one, recorded in the ledger; its name and how many records it has. Raises AgentledgerError."""
+
+    def listed(self, tenant_id: str) -> list[ExportFile]:
+        """What is kept for the tenant, the newest first."""
+
+    def path(self, tenant_id: str, name: str) -> Path | None:
+        """The file of this name; None where the tenant has none."""
+
+
 class Window(Protocol):
     """From `start_us` to before `end_us`; None is without an end on that side."""
 
@@ -85,4 +119,5 @@ class ConsolePorts:
     analyst: Callable[[str], Client | None]
     verify: Work | None = None
     try_rules: Callable[[TrialAsked, Say, Say], Mapping[str, Any]] | None = None
+    exports: Exports | None = None
     subject_keys: SubjectKeys | None = None

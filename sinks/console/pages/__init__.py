@@ -8,6 +8,7 @@ from agentledger.sinks.console.pages.alerts import answer_alert, show_alerts
 from agentledger.sinks.console.pages.budgets import show_budgets
 from agentledger.sinks.console.pages.commands import give_command
 from agentledger.sinks.console.pages.evidence import show_evidence, start_verify
+from agentledger.sinks.console.pages.exports import download_export, start_export
 from agentledger.sinks.console.pages.now import show_now
 from agentledger.sinks.console.pages.one_run import show_event, show_run, show_run_json
 from agentledger.sinks.console.pages.outcomes import show_outcomes
@@ -43,6 +44,8 @@ PAGES = (
     Page("policy", "/policy", show_policy),
     Page("evidence", "/evidence", recorded_page("evidence", show_evidence)),
     Page("verify", "/verify", start_verify, scope="admin", method="POST"),
+    Page("export", "/exports", start_export, scope="export", method="POST"),
+    Page("export_file", "/exports/file", download_export, scope="export"),
     Page("query", "/query", show_query),
     Page("ask", "/query", ask, method="POST"),
 )

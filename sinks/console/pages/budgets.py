@@ -1,4 +1,4 @@
-"""Budgets: each with what is used of it in its window and where it ends at the last hour's pace; and what is halted."""
+"""Budgets as a tree of scopes: what is used of each in its window, its pace, its end, its holds; and what is halted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ HOLDS_MAX = 50
 COMMANDS_MAX = 100
 HOUR_US = 3_600_000_000
 SCOPES = ("run", "agent", "workflow", "team", "user", "tenant")
+DEPTHS = {"tenant": 0, "team": 1, "workflow": 2, "agent": 3, "user": 3, "run": 4}
 
 _BUDGETS = f"""
 SELECT budget_id, metric, limit_amount, scope, scope_value, window, window_ms, time_zone, on_exceeded, enforcement,
@@ -33,6 +34,18 @@ GROUP BY account ORDER BY used DESC LIMIT {accounts_max}"""
 _HOLDS = f"""
 SELECT hold_id, run_id, agent_id, workflow, ask_cost_nanousd, ask_tokens, requested_at, status FROM agentledger.holds
 WHERE tenant_id = {{tenant_id:String}} AND status = 'held' ORDER BY requested_at DESC LIMIT {HOLDS_MAX}"""
+# What is held of each budget now, by holds that were neither settled nor given back. A call that takes over a day isn't
+# counted.
+_HELD = f"""
+SELECT budget_id, metric, account, sum(held) AS held FROM (
+    SELECT budget_id, metric, scope_value AS account, hold_id, sumIf(amount, event_type = 'BudgetHeld') AS held
+    FROM agentledger.ledger
+    WHERE tenant_id = {{tenant_id:String}} AND occurrence = 'first'
+        AND event_type IN ('BudgetHeld', 'BudgetSettled', 'BudgetReleased')
+        AND ledger_time >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
+    GROUP BY budget_id, metric, account, hold_id
+    HAVING countIf(event_type != 'BudgetHeld') = 0
+) GROUP BY budget_id, metric, account HAVING held > 0 ORDER BY held DESC LIMIT {BUDGETS_MAX * ACCOUNTS_MAX}"""
 # A budget lifts its own halts, a person's resume all that were there before it: as schemas.control has it.
 _HALTS = f"""
 SELECT scope, scope_value,
@@ -69,11 +82,13 @@ _ACCOUNTS = {
 
 
 class Account(NamedTuple):
-    """What is used of a budget by one agent, user … `forecast`: at the window's end, at the last hour's pace."""
+    """What one agent, user … uses and holds of a budget. `forecast`: at the window's end, at the last hour's pace."""
 
     name: str
     used: int
+    last_hour: int
     forecast: float | None
+    held: int
 
 
 class BudgetRow(NamedTuple):
@@ -83,6 +98,7 @@ class BudgetRow(NamedTuple):
     start_us: int | None
     end_us: int | None
     accounts: list[Account]
+    depth: int  # in the tree: a tenant's are above a team's, and these above an agent's
 
 
 def show_budgets(visit: Visit) -> Response:
@@ -103,8 +119,15 @@ def halts(visit: Visit) -> list[dict[str, Any]]:
 
 
 def budget_rows(visit: Visit) -> list[BudgetRow]:
-    """The budgets in force with what is used of each, those nearest to their limit first."""
-    rows = [_row(visit, declared) for declared in visit.rows(_BUDGETS)]
+    """The budgets in force with what is used of each: from the widest scope to the narrowest."""
+    held = {(row["budget_id"], row["metric"], row["account"]): row["held"]
+            for row in visit.rows(_HELD, since_us=visit.now_us - 24 * HOUR_US)}  # fmt: skip
+    rows = [_row(visit, declared, held) for declared in visit.rows(_BUDGETS)]
+    return sorted(rows, key=lambda row: row.depth)
+
+
+def nearest_first(rows: list[BudgetRow]) -> list[BudgetRow]:
+    """Those nearest to their limit first."""
     return sorted(rows, key=lambda row: -_share(row))
 
 
@@ -112,13 +135,19 @@ def _share(row: BudgetRow) -> float:
     return row.accounts[0].used / max(row.declared["limit_amount"], 1) if row.accounts else -1.0
 
 
-def _row(visit: Visit, declared: Mapping[str, Any]) -> BudgetRow:
+def _depth(scope: str) -> int:
+    return DEPTHS.get(scope, DEPTHS["team"])  # a label groups runs as a team does
+
+
+def _row(visit: Visit, declared: Mapping[str, Any], held: Mapping[tuple[str, str, str], int]) -> BudgetRow:
     window = visit.ports.window_of(
         declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
     )
-    account = _account(declared["scope"])
+    account, depth = _account(declared["scope"]), _depth(declared["scope"])
     if declared["window"] == "run" or declared["metric"] not in _AMOUNTS or not account:
-        return BudgetRow(declared, window.start_us, window.end_us, [])  # each run's own: the run's page shows it
+        return BudgetRow(
+            declared, window.start_us, window.end_us, [], _depth(declared["scope"])
+        )  # each run's own: the run's page shows it
     event_types, amount = _AMOUNTS[declared["metric"]]
     # A label's name is the tenant's own text: it travels as a parameter, like all that others wrote.
     sql = _USED.format(account=account, amount=amount, accounts_max=ACCOUNTS_MAX)
@@ -127,13 +156,19 @@ def _row(visit: Visit, declared: Mapping[str, Any]) -> BudgetRow:
         scope_value=declared["scope_value"], label=declared["scope"].removeprefix(LABEL_SCOPE),
     )  # fmt: skip
     accounts = [
-        Account(row["account"], row["used"], forecast(row["used"], row["last_hour"], visit.now_us, window.end_us))
+        Account(
+            row["account"],
+            row["used"],
+            row["last_hour"],
+            forecast(row["used"], row["last_hour"], visit.now_us, window.end_us),
+            held.get((declared["budget_id"], declared["metric"], row["account"]), 0),
+        )
         for row in found
         if declared["window"] != "sliding" or row["used"]
     ]
     if declared["window"] == "sliding":
         accounts = [account._replace(forecast=None) for account in accounts]  # it has no end to come to
-    return BudgetRow(declared, window.start_us, window.end_us, accounts)
+    return BudgetRow(declared, window.start_us, window.end_us, accounts, depth)
 
 
 def _account(scope: str) -> str:

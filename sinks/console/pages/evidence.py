@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import RedirectResponse, Response
 
 from agentledger.schemas.errors import UsageError
+from agentledger.sinks.console.pages.exports import EXPORT, FORMATS
 from agentledger.sinks.console.visits import Visit
 
 CHECKPOINTS_MAX = 20
@@ -28,10 +29,12 @@ ORDER BY ledger_time DESC LIMIT 50"""
 def show_evidence(visit: Visit) -> Response:
     """The page /evidence."""
     since_us = visit.now_us - 30 * DAY_US
+    exports, tenant_id = visit.ports.exports, visit.visitor.tenant_id
     return visit.page(
         "evidence.html", checkpoints=visit.rows(_CHECKPOINTS, since_us=since_us),
         looks=visit.rows(_LOOKS, since_us=visit.now_us - DAY_US), job=visit.jobs.state(VERIFY),
-        can_verify=visit.ports.verify is not None,
+        exports=exports.listed(tenant_id) if exports else None, exporting=visit.jobs.state(EXPORT, tenant_id),
+        formats=FORMATS, can_verify=visit.ports.verify is not None,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from agentledger.sinks.console.charts import Chart, Line
-from agentledger.sinks.console.pages.budgets import budget_rows
+from agentledger.sinks.console.pages.budgets import budget_rows, nearest_first
 from agentledger.sinks.console.visits import Visit
 
 HOUR_US, DAY_US, MONTH_US = 3_600_000_000, 86_400_000_000, 30 * 86_400_000_000
@@ -76,5 +76,5 @@ def show_now(visit: Visit) -> Response:
         alerts=visit.rows(ALERTS, rows_max=ALERT_ROWS_MAX),
         stages=visit.rows(_STAGES, since_us=now_us - DAY_US),
         signed=signed,
-        budgets=budget_rows(visit)[:5],
+        budgets=nearest_first(budget_rows(visit))[:5],
     )
