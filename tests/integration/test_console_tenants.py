@@ -58,7 +58,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield Served(outside, ledger, spy, web)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.method == "GET" and page.name not in {"event", "export_file"}])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.method == "GET" and page.name not in {"event", "export_file"}]
+)
 def test_a_page_shows_its_tenant_and_no_other(served: Served, page: Any) -> None:
     served.spy.asked.clear()
     mine = served.get(page.path + ASKED.get(page.path, ""))

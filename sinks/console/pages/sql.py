@@ -8,6 +8,7 @@ import io
 from starlette.responses import Response
 
 from agentledger.schemas.errors import AgentledgerError, UsageError
+from agentledger.sinks.console.charts import chart_of
 from agentledger.sinks.console.visits import Visit
 from agentledger.sinks.queries import QueryResult, query, unique_names
 from agentledger.sinks.read_event import CountedReads
@@ -61,6 +62,7 @@ def _page(visit: Visit, sql: str, result: QueryResult | None = None, error: str 
     names = unique_names(result.names) if result else []
     return visit.page(
         "query.html", 400 if error else 200, sql=sql, result=result, names=names, error=error,
+        chart=chart_of(result) if result else None,
         rows_shown_max=ROWS_SHOWN_MAX, rows_max=ROWS_MAX, time_s_max=TIME_S_MAX,
     )  # fmt: skip
 
