@@ -54,7 +54,6 @@ class Call:
 
     run: RunCalls
     event_id: str = ""
-    span_id: str = ""
     parent_event_id: str | None = None
     requestor: str = ""
     attempt: int = 1
@@ -87,6 +86,11 @@ class Call:
     def estimated_tokens(self) -> int | None:
         """The tokens held for it, or said beforehand; None where nothing was."""
         return self.hold.asked.tokens if self.hold is not None else self.estimate.tokens
+
+    @property
+    def span_id(self) -> str:
+        """The W3C span id of the call, once it has begun."""
+        return span_id_of(self.event_id) if self.event_id else ""
 
     @property
     def traceparent(self) -> str:
@@ -168,8 +172,7 @@ class Call:
     def _begin(self) -> None:
         run = self.run
         self._began_us = run.ledger.timer()
-        self.event_id = event_id = new_event_id(run.ledger.clock())
-        self.span_id = span_id_of(event_id)
+        self.event_id = new_event_id(run.ledger.clock())
         if self.parent_event_id is None:
             self.parent_event_id = run.enclosing_event_id()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentledger.producers.bounds import EVENT_BYTES_SOFT, clean_body, clean_text, clean_texts_of
 from agentledger.producers.delivery import DeliveryCounters, EmitProblem, Gap, GapList
-from agentledger.producers.envelope import Place, RecordKind, RunEnvelope, encode_event, record_kind
+from agentledger.producers.envelope import RecordKind, RunEnvelope, record_kind, seq_and_run_of
 from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.outbox import Outbox
 from agentledger.producers.outbox.framing import ANNOUNCEMENT, EVENT, OutboxRecord
@@ -82,6 +82,7 @@ class Emitter:
         self.tenant_id = clean_text(tenant_id, 512)
         self._tenant = encode_text(self.tenant_id)
         self.kinds: dict[str, RecordKind] = {name: record_kind(name, registry) for name in records}
+        self._report = self._on_delivery  # one object for all records: one of each would wait in memory with it
         self._begin()
         if outbox is not None:
             outbox.attach(self)
@@ -102,18 +103,18 @@ class Emitter:
         self._gaps = GapList()
         self._gaps_announced = 0
 
-    def emit(
+    def emit(  # noqa: PLR0917 - called for each event: keywords would cost more than the lock
         self,
         kind: RecordKind,
         envelope: RunEnvelope,
         body: Any,
-        *,
         event_id: str,
         parent_event_id: str | None,
-        span_id: str,
+        span_id: str | None,
         occurred_at: int,
     ) -> bool:
-        """Queue one event of a run; whether it was. What wasn't is counted and announced.
+        """Queue one event of a run; whether it was. What wasn't is counted and announced. Without a `span_id` it is
+        the event's own.
 
         Never raises, and waits only for room in an outbox that blocks.
         """
@@ -124,10 +125,16 @@ class Emitter:
             step = envelope.next_step
             envelope.next_step = step + 1
         try:
-            place = self._identity, seq, step, event_id, parent_event_id, span_id, occurred_at
             if self._clean is not None:
                 clean_texts_of(kind.name, body, self._clean)
-            value = self._encode(kind, envelope, place, body)
+            identity, encode = self._identity, kind.encode
+            try:
+                value = encode(body, identity, seq, envelope, step, event_id, parent_event_id, span_id, occurred_at)
+            except Exception:  # noqa: BLE001 - a field of the wrong type or with a lone surrogate: mended below
+                value = b""
+            if not value or len(value) > EVENT_BYTES_SOFT:
+                clean_body(kind.name, body)
+                value = encode(body, identity, seq, envelope, step, event_id, parent_event_id, span_id, occurred_at)
             if len(value) > EVENT_BYTES_MAX:
                 self._drop(seq, "too_large", envelope.run_id, f"a {kind.name} of {len(value)} bytes")
             elif self._outbox is not None and self._outbox.is_open():
@@ -135,9 +142,7 @@ class Emitter:
                 if not taken:
                     self._drop(seq, "outbox_full", envelope.run_id, "the outbox is full, or closed")
                     return False  # so there is no room for an announcement either
-            elif not self._producer.send(
-                kind.topic, envelope.key, value, partial(self._on_delivery, seq, envelope.run_id)
-            ):
+            elif not self._producer.send(kind.topic, envelope.key, value, self._report):
                 self._drop(seq, "queue_full", envelope.run_id, "the queue to Kafka is full")
                 return False
             else:
@@ -147,17 +152,6 @@ class Emitter:
         if self._gaps:
             self._announce_gaps()
         return taken
-
-    @staticmethod
-    def _encode(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:
-        try:
-            value = encode_event(kind, envelope, place, body)
-            if len(value) <= EVENT_BYTES_SOFT:
-                return value
-        except Exception:  # noqa: BLE001, S110 - a field of the wrong type or with a lone surrogate: mended below
-            pass
-        clean_body(kind.name, body)
-        return encode_event(kind, envelope, place, body)
 
     @property
     def counters(self) -> DeliveryCounters:
@@ -193,7 +187,7 @@ class Emitter:
         with contextlib.suppress(Exception):  # a broken listener is no reason to stop an agent
             self.on_problem(EmitProblem(reason, what))
 
-    def _on_delivery(self, seq: int, run_id: str, error: str | None) -> None:
+    def _on_delivery(self, error: str | None, value: bytes) -> None:
         if error is None:
             with self._lock:
                 self._delivered += 1
@@ -202,6 +196,7 @@ class Emitter:
             return
         with self._lock:
             self._failed += 1
+        seq, run_id = seq_and_run_of(value, len(self._identity))
         self._gaps.add(seq, _reason_of(error), run_id)
         self.tell("not_delivered", error)
 
@@ -241,8 +236,7 @@ class Emitter:
         )
         kind = self.kinds["GapDetected"]
         identity = encode_text(loss.tenant_id) + encode_text(self._announcer)
-        place = identity, seq, 0, new_event_id(now_us), None, "", now_us
-        value = encode_event(kind, RunEnvelope(loss.run_id), place, body)
+        value = kind.encode(body, identity, seq, RunEnvelope(loss.run_id), 0, new_event_id(now_us), None, "", now_us)
         return OutboxRecord(ANNOUNCEMENT, seq, kind.topic, self.producer_id.encode(), value)
 
     def count_delivered(self, events: int, announcements: int) -> None:
@@ -272,7 +266,7 @@ class Emitter:
             self._gaps.put_back(gap, failed=False)
         return taken
 
-    def _on_announced(self, gap: Gap, error: str | None) -> None:
+    def _on_announced(self, gap: Gap, error: str | None, _: bytes) -> None:
         if error is not None:
             self._gaps.put_back(gap, failed=True)
             return

@@ -12,36 +12,69 @@ from typing import Any, NamedTuple
 
 from agentledger.producers.bounds import ENVELOPE_FIELDS, NAME_BYTES_MAX, clean_labels, clean_run_id, clean_text
 from agentledger.schemas.catalogue import current_schemas
-from agentledger.schemas.codec import MAGIC
-from agentledger.schemas.encoding import LONG, Encoder, compile_encoder, encode_text
+from agentledger.schemas.codec import HEADER_BYTES, MAGIC
+from agentledger.schemas.decoding import read_long
+from agentledger.schemas.encoding import (
+    LONG,
+    FramedEncoder,
+    compile_framed_encoder,
+    encode_text,
+    long_source,
+    time_source,
+)
 from agentledger.schemas.ports import SchemaRegistry
 from agentledger.schemas.topics import topic_of
 
-NO_PARENT = b"\x00"
 _ID_LENGTH = LONG[36]
-HAS_PARENT = b"\x02" + _ID_LENGTH
 _SPAN_LENGTH = LONG[16]
-
-# What differs from event to event: tenant_id and producer_id (encoded), producer_seq, step, event_id, parent_event_id,
-# span_id, occurred_at. A plain tuple, as one is made for each event.
-Place = tuple[bytes, int, int, str, str | None, str, int]
+_BEFORE_IDENTITY_BYTES = HEADER_BYTES + 37  # an event id with its length
+_HAS_PARENT = b"\x02" + _ID_LENGTH
+# What differs from event to event, in the order of the envelope's fields. `identity` is tenant and producer, encoded.
+_PLACE = (
+    "identity: bytes, seq: int, envelope: Any, step: int, event_id: str, parent_event_id: str | None, "
+    "span_id: str | None, occurred_at: int"
+)
+_STATEMENTS = (
+    "own = event_id.encode()",
+    f"span_length, span, span_rest = {_SPAN_LENGTH!r}, own[19:23], own[24:]",
+    "if span_id is not None:",
+    f"    span_length, span, span_rest = {_SPAN_LENGTH!r} if span_id else b'\\x00', span_id.encode(), b''",
+)
+_BEHIND_EVENT_ID = (
+    "identity",
+    long_source("seq"),
+    "envelope.run",
+    long_source("step"),
+    f"b'\\x00' if parent_event_id is None else {_HAS_PARENT!r} + parent_event_id.encode()",
+    "envelope.origin",
+    "span_length",
+    "span",
+    "span_rest",
+    "envelope.who",
+    time_source("occurred_at"),
+    "envelope.labels",
+)
 
 
 class RecordKind(NamedTuple):
-    """One record of the catalogue as the emitter needs it."""
+    """One record of the catalogue as the emitter needs it.
+
+    `encode(event, identity, seq, envelope, step, event_id, parent_event_id, span_id, occurred_at)` gives the whole
+    event in the wire format, with the span that belongs to the id where `span_id` is None. It raises what encoders
+    raise for a field of the wrong type.
+    """
 
     name: str
     topic: str
-    header: bytes
-    encode_body: Encoder
+    encode: FramedEncoder
 
 
 def record_kind(name: str, registry: SchemaRegistry) -> RecordKind:
-    """The wire header and the encoder of the fields after the envelope. Raises SchemaError."""
-    schema = current_schemas()[name]
-    body = {**schema, "fields": schema["fields"][ENVELOPE_FIELDS:]}
-    header = MAGIC + registry.id_of(name).to_bytes(4, "big")
-    return RecordKind(name, topic_of(name).name, header + _ID_LENGTH, compile_encoder(body))
+    """A record with the id that the registry gives it. Raises SchemaError."""
+    head = MAGIC + registry.id_of(name).to_bytes(4, "big") + _ID_LENGTH
+    frame = (repr(head), "own", *_BEHIND_EVENT_ID)
+    encode = compile_framed_encoder(current_schemas()[name], ENVELOPE_FIELDS, _PLACE, _STATEMENTS, frame)
+    return RecordKind(name, topic_of(name).name, encode)
 
 
 class RunEnvelope:
@@ -82,23 +115,8 @@ class RunEnvelope:
         return other
 
 
-def encode_event(kind: RecordKind, envelope: RunEnvelope, place: Place, body: Any) -> bytes:
-    """One event in the wire format. Raises what encoders raise for a field of the wrong type."""
-    identity, seq, step, event_id, parent_event_id, span_id, occurred_at = place
-    return b"".join(
-        (
-            kind.header,
-            event_id.encode(),
-            identity,
-            LONG[seq],
-            envelope.run,
-            LONG[step],
-            NO_PARENT if parent_event_id is None else HAS_PARENT + parent_event_id.encode(),
-            envelope.origin,
-            _SPAN_LENGTH + span_id.encode() if span_id else b"\x00",
-            envelope.who,
-            LONG[occurred_at],
-            envelope.labels,
-            kind.encode_body(body),
-        )
-    )
+def seq_and_run_of(value: bytes, identity_bytes: int) -> tuple[int, str]:
+    """`producer_seq` and `run_id` of an event whose encoded identity is that long."""
+    seq, at = read_long(value, _BEFORE_IDENTITY_BYTES + identity_bytes)
+    length, at = read_long(value, at)
+    return seq, value[at : at + length].decode()

@@ -17,21 +17,35 @@ _VARIANT = 0x8000_0000_0000_0000
 _TAIL_MASK = 0x3FFF_FFFF_FFFF_FFFF
 
 
+_TAIL_DIGITS = 3  # of an id that are looked up; what stands before them is kept until they have all been used
+_TAILS = [f"{tail:03x}" for tail in range(16**_TAIL_DIGITS)]
+_KEPT_MAX = 1024
+
+
 class _Heads(dict[int, str]):
     """Milliseconds to the first half of their ids, `tttttttt-tttt-7rrr-`; random bits of each its own. Bounded."""
 
-    LENGTH_MAX = 1024
-
     def __missing__(self, time_ms: int) -> str:
-        if len(self) >= self.LENGTH_MAX:
+        if len(self) >= _KEPT_MAX:
             self.clear()
         head = f"{(time_ms >> 16) & 0xFFFFFFFF:08x}-{time_ms & 0xFFFF:04x}-7{_bits(12):03x}-"
         self[time_ms] = head
         return head
 
 
-_heads = _Heads()
-_tails = itertools.count(_bits(62))
+class _Middles(dict[int, str]):
+    """What stands between head and tail, `vrrr-rrrrrrrrr`, by the counter less its last digits. Bounded."""
+
+    def __missing__(self, count: int) -> str:
+        if len(self) >= _KEPT_MAX:
+            self.clear()
+        digits = f"{((count << 4 * _TAIL_DIGITS) & _TAIL_MASK | _VARIANT):016x}"
+        self[count] = middle = f"{digits[:4]}-{digits[4:-_TAIL_DIGITS]}"
+        return middle
+
+
+_heads, _middles = _Heads(), _Middles()
+_counter = itertools.count(_bits(62))
 
 
 def new_event_id(now_us: int) -> str:
@@ -39,8 +53,8 @@ def new_event_id(now_us: int) -> str:
 
     62 bits count on from a random start (RFC 9562, section 6.2, method 2): ids of one process are never equal.
     """
-    tail = "%016x" % (next(_tails) & _TAIL_MASK | _VARIANT)
-    return f"{_heads[now_us // 1000]}{tail[:4]}-{tail[4:]}"
+    count = next(_counter)
+    return f"{_heads[now_us // 1000]}{_middles[count >> 12]}{_TAILS[count & 4095]}"
 
 
 def span_id_of(event_id: str) -> str:
@@ -62,10 +76,10 @@ def as_event_id(value: object) -> str | None:
 
 
 def _seed_child() -> None:
-    global _tails  # noqa: PLW0603 - the one counter of the process
+    global _counter  # noqa: PLW0603 - the one counter of the process
     _RANDOM.seed(os.urandom(_SEED_BYTES))
     _heads.clear()
-    _tails = itertools.count(_bits(62))
+    _counter = itertools.count(_bits(62))
 
 
 os.register_at_fork(after_in_child=_seed_child)

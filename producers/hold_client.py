@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from confluent_kafka import Message
 
 from agentledger.producers.emitter import BLANK_ENVELOPE, Emitter
-from agentledger.producers.event_ids import new_event_id, span_id_of
+from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.holds import Amounts, Hold, HoldSettings, Report, no_answer, refusal_of
 from agentledger.producers.renewals import Renewals
 from agentledger.producers.topic_tail import TopicTail
@@ -310,7 +310,7 @@ class HoldClient:
             body,
             event_id=event_id,
             parent_event_id=None,
-            span_id=span_id_of(event_id),
+            span_id=None,
             occurred_at=self.emitter.now_us(),
         )
 

@@ -79,43 +79,48 @@ class Meter:
         with self._lock:
             self._count(kind, 1)
 
-    def settle(self, call: Call, at_us: int) -> None:
-        """Add what an ended call used. Never raises: what can't be read counts as unknown.
+    def settle(self, call: Call, at_us: int, *, is_counted: bool = True) -> None:
+        """Add what an ended call used, and the call itself unless it is counted. Never raises: what can't be read
+        counts as unknown.
 
         A model call of unknown cost or tokens counts with what was estimated before it, where there was an estimate.
         """
         if isinstance(call, ModelCall):
-            self._settle_model_call(call, at_us)
-        else:
-            is_limited = self.budget is not None and self.budget.cost_usd is not None
-            cost = cost_of_tool(call, self._prices, at_us) if is_limited else clean_int(call.reported_cost_nanousd)
+            self._settle_model_call(call, at_us, is_counted)
+            return
+        is_limited = self.budget is not None and self.budget.cost_usd is not None
+        cost = cost_of_tool(call, self._prices, at_us) if is_limited else clean_int(call.reported_cost_nanousd)
+        with self._lock:
+            if not is_counted:
+                self.usage.tool_calls += 1
             if cost is not None:
-                with self._lock:
-                    self.usage.cost_nanousd += max(0, cost)
+                self.usage.cost_nanousd += max(0, cost)
 
-    def _settle_model_call(self, call: ModelCall, at_us: int) -> None:
-        usage, budget, total = _usage_of(call), self.budget, self.usage
-        if usage is not None:
-            tokens: int | None = sum(usage)
-        else:
-            tokens = 0 if call.is_unbilled else call.estimated_tokens
+    def _settle_model_call(self, call: ModelCall, at_us: int, is_counted: bool) -> None:
+        tokens, budget, total = _tokens_of(call), self.budget, self.usage
+        is_free = tokens is None and call.is_unbilled
         cost = call.reported_cost_nanousd
         if cost is not None:
             cost = clean_int(cost)
-        elif usage is None and call.is_unbilled:
+        elif is_free:
             cost = 0
         elif budget is not None and budget.cost_usd is not None:
+            usage = _usage_of(call)
             cost = None if usage is None else _price(call, usage, self._prices, at_us)
             cost = call.estimated_cost_nanousd if cost is None else cost
+        if tokens is None:
+            tokens = 0 if is_free else call.estimated_tokens
         with self._lock:
+            if not is_counted:
+                total.model_calls += 1
             if tokens is None:
                 total.calls_without_tokens += 1
             else:
-                total.tokens += max(0, tokens)
+                total.tokens += tokens if tokens > 0 else 0
             if cost is None:
                 total.calls_without_price += 1
             else:
-                total.cost_nanousd += max(0, cost)
+                total.cost_nanousd += cost if cost > 0 else 0
 
     def _count(self, kind: CallKind, by: int) -> None:
         if kind == "model":
@@ -162,6 +167,21 @@ def _price(call: ModelCall, usage: tuple[int, ...], prices: Callable[[], PriceBo
         return None
 
 
+def _tokens_of(call: ModelCall) -> int | None:
+    """The sum of the call's tokens; None where `_usage_of` gives none."""
+    try:
+        tokens: Any = (
+            (call.input_tokens or 0) + (call.cache_read_tokens or 0) + (call.cache_write_tokens or 0)
+            + (call.output_tokens or 0) + (call.reasoning_tokens or 0)
+        )  # fmt: skip
+    except TypeError:
+        tokens = 0
+    if type(tokens) is int and tokens:  # then each of them is one; 0 may be of nothing at all
+        return tokens
+    usage = _usage_of(call)
+    return None if usage is None else sum(usage)
+
+
 def _usage_of(call: ModelCall) -> tuple[int, ...] | None:
     """The call's tokens, in the order of TokenUsage; None where none were given, or something that is no number."""
     given: tuple[Any, ...] = (
@@ -172,8 +192,6 @@ def _usage_of(call: ModelCall) -> tuple[int, ...] | None:
             return None
         given = tuple([0 if tokens is None else tokens for tokens in given])
     try:
-        if type(sum(given)) is int:  # then each of them is, and nothing else needs to be looked at
-            return given
         return tuple(map(operator.index, given))
     except TypeError:
         counts = [clean_int(tokens) for tokens in given]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from agentledger.producers.bounds import CHUNK_BYTES_MAX
 from agentledger.producers.emitter import BLANK_ENVELOPE, Emitter
 from agentledger.producers.envelope import RunEnvelope
-from agentledger.producers.event_ids import new_event_id, span_id_of
+from agentledger.producers.event_ids import new_event_id
 from agentledger.schemas.events import PayloadChunk
 from agentledger.schemas.hashing import digest_bytes
 
@@ -36,9 +36,8 @@ class Payloads:
         now_us = self.emitter.now_us()
         own_id = new_event_id(now_us)
         self.emitter.emit(
-            self.emitter.kinds["PayloadChunk"], envelope, chunk, event_id=own_id, parent_event_id=event_id,
-            span_id=span_id_of(own_id), occurred_at=now_us,
-        )  # fmt: skip
+            self.emitter.kinds["PayloadChunk"], envelope, chunk, own_id, event_id, span_id=None, occurred_at=now_us
+        )
 
 
 def chunks_of(event_id: str, part: str, text: bytes) -> Iterator[PayloadChunk]:

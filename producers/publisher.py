@@ -6,10 +6,10 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from agentledger.producers.quiet_log import quiet_logger
 from agentledger.schemas.ports import DeliveryReport
@@ -41,6 +41,7 @@ PRODUCER_CONFIG: dict[str, Any] = {
 }
 
 _log = quiet_logger("agentledger.producers.kafka")
+_ClientReport = Callable[[KafkaError | None, Message], None]
 
 
 def kafka_config_from_env(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -65,6 +66,7 @@ class KafkaRecordProducer:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config: Mapping[str, Any] = {**PRODUCER_CONFIG, **config}
         self._client: Any = None
+        self._reports: tuple[DeliveryReport | None, _ClientReport] = None, _ignored
         self._lock = threading.Lock()
         self._retired = threading.Event()
         self._is_closed = False
@@ -73,15 +75,15 @@ class KafkaRecordProducer:
 
     def send(self, topic: str, key: bytes, value: bytes, on_delivery: DeliveryReport) -> bool:
         """True when queued, or refused for good (then on_delivery was told why); False when the queue is full."""
-
-        def report(error: KafkaError | None, _: object) -> None:
-            on_delivery(None if error is None else f"{error.name()}: {error.str()}")
-
+        told, report = self._reports
+        if told is not on_delivery:  # who sends much gives the same one each time
+            report = _reporting_to(on_delivery)
+            self._reports = on_delivery, report
         client = self._client
         if client is None:  # never by its truth: an empty client has the length 0
             client = self._open()
         if client is None:
-            on_delivery("_CLOSED: the producer is closed")
+            on_delivery("_CLOSED: the producer is closed", value)
             return True
         try:
             client.produce(topic, value, key, on_delivery=report)
@@ -91,7 +93,7 @@ class KafkaRecordProducer:
             error = refused.args[0]
             if error.fatal():
                 self._replace()
-            on_delivery(f"{error.name()}: {error.str()}")
+            on_delivery(_named(error), value)
         return True
 
     def flush(self, timeout_s: float) -> int:
@@ -145,6 +147,21 @@ class KafkaRecordProducer:
         self._client = None
         self._lock = threading.Lock()
         self._retired = threading.Event()
+
+
+def _reporting_to(on_delivery: DeliveryReport) -> _ClientReport:
+    def report(error: KafkaError | None, message: Message) -> None:
+        on_delivery(None if error is None else _named(error), message.value() or b"")
+
+    return report
+
+
+def _ignored(_: KafkaError | None, __: Message) -> None:
+    """Nobody is told."""
+
+
+def _named(error: KafkaError) -> str:
+    return f"{error.name()}: {error.str()}"
 
 
 _producers: weakref.WeakSet[KafkaRecordProducer] = weakref.WeakSet()

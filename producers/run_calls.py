@@ -9,7 +9,7 @@ from agentledger.producers.bounds import clean_int, clean_texts
 from agentledger.producers.budget_guard import CallKind, RunBudget, RunBudgetExceededError, to_budget
 from agentledger.producers.calls import Call, ModelCall, ToolCall, enclosing, set_facts
 from agentledger.producers.envelope import RunEnvelope
-from agentledger.producers.event_ids import new_event_id, span_id_of
+from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.holds import Amounts, Estimate, ask_for_model_call, ask_for_tool_call
 from agentledger.producers.metering import Meter, cost_of_tool, use_of
 from agentledger.producers.run_facts import RunFacts
@@ -108,7 +108,8 @@ class RunCalls(RunFacts):
         `occurred_at` is in microseconds since 1970; by default now.
         """
         call = ModelCall(self, model, provider)
-        set_facts(call, self._known(ModelCall, facts))
+        if facts:
+            set_facts(call, self._known(ModelCall, facts))
         if input is not None:
             call.input(input)
         if output is not None:
@@ -262,19 +263,17 @@ class RunCalls(RunFacts):
         call.hold = None
         self.meter.withdraw(call.kind, refusal if isinstance(refusal, AgentledgerError) else None)
 
-    def record_call(self, call: Call, occurred_at: int | None = None) -> None:
-        """Emit an ended call, add what it used, and settle its hold. Never raises."""
-        ledger = self.ledger
-        now_us = ledger.clock() if occurred_at is None else occurred_at
+    def record_call(self, call: Call) -> None:
+        """Emit a call that ends now, add what it used, and settle its hold. Never raises."""
+        now_us = self.ledger.clock()
         self.meter.settle(call, now_us)
-        ledger.emitter.emit(
-            ledger.emitter.kinds[call.record_name],
-            self.envelope,
-            call,
-            event_id=call.event_id,
-            parent_event_id=call.parent_event_id,
-            span_id=call.span_id,
-            occurred_at=now_us,
+        self._emit_call(call, now_us)
+
+    def _emit_call(self, call: Call, now_us: int) -> None:
+        ledger = self.ledger
+        emitter = ledger.emitter
+        emitter.emit(
+            emitter.kinds[call.record_name], self.envelope, call, call.event_id, call.parent_event_id, None, now_us
         )
         if call.payloads and ledger.payloads is not None:
             ledger.payloads.send(self.envelope, call.event_id, call.payloads)
@@ -311,19 +310,22 @@ class RunCalls(RunFacts):
         self, call: Call, status: str, error: BaseException | None,
         reported_cost_usd: Decimal | float | str | None, occurred_at: int | None,
     ) -> str:  # fmt: skip
-        call.status = status or call.status
+        if status:
+            call.status = status
         if error is not None:
             call.note_error(error)
-        call.status = call.status or "ok"
+        if not call.status:
+            call.status = "ok"
         if reported_cost_usd is not None:
             call.reported_cost_usd(reported_cost_usd)
-        call.requestor = call.requestor or "assistant"
-        call.event_id = new_event_id(self.ledger.clock() if occurred_at is None else occurred_at)
-        call.span_id = span_id_of(call.event_id)
+        if not call.requestor:
+            call.requestor = "assistant"
+        now_us = self.ledger.clock() if occurred_at is None else occurred_at
+        call.event_id = event_id = new_event_id(now_us)
         call.parent_event_id = self.enclosing_event_id()
-        self.meter.count(call.kind)
-        self.record_call(call, occurred_at)
-        return call.event_id
+        self.meter.settle(call, now_us, is_counted=False)
+        self._emit_call(call, now_us)
+        return event_id
 
     def _known(self, kind: type[Call], facts: Mapping[str, object]) -> Mapping[str, object]:
         """The facts that this record has fields for; the rest is told about and left out."""

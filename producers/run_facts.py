@@ -168,15 +168,8 @@ class RunFacts:
         self, body: events.Event, event_id: str, parent_event_id: str | None, span_id: str, occurred_at: int
     ) -> None:
         emitter = self.ledger.emitter
-        emitter.emit(
-            emitter.kinds[type(body).__name__],
-            self.envelope,
-            body,
-            event_id=event_id,
-            parent_event_id=parent_event_id,
-            span_id=span_id,
-            occurred_at=occurred_at,
-        )
+        kind = emitter.kinds[type(body).__name__]
+        emitter.emit(kind, self.envelope, body, event_id, parent_event_id, span_id, occurred_at)
 
     def _event_ref(self, name: str, value: object) -> str | None:
         """An event id that the caller hands back; one that is none is told about and left out."""

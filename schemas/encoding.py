@@ -7,7 +7,7 @@ record is known when the function is made. Encoding is the only validation on th
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from agentledger.schemas.catalogue import Schema
@@ -21,10 +21,11 @@ _TEXTS_KEPT: Final = 4096
 _TEXT_BYTES_MAX: Final = 64
 Encoder = Callable[[Any], bytes]
 TailEncoder = Callable[..., bytes]
+FramedEncoder = Callable[..., bytes]
 
 # Two bytes at a time: those that end a number, and those that more follow.
-_END: Final = [bytes((rest,)) if rest < 128 else bytes((rest & 127 | 128, rest >> 7)) for rest in range(_TWO_BYTES)]
-_MORE: Final = [bytes((rest & 127 | 128, rest >> 7 | 128)) for rest in range(_TWO_BYTES)]
+END: Final = [bytes((rest,)) if rest < 128 else bytes((rest & 127 | 128, rest >> 7)) for rest in range(_TWO_BYTES)]
+MORE: Final = [bytes((rest & 127 | 128, rest >> 7 | 128)) for rest in range(_TWO_BYTES)]
 
 
 class _LongTable(dict[int, bytes]):
@@ -32,17 +33,17 @@ class _LongTable(dict[int, bytes]):
 
     def __missing__(self, number: int) -> bytes:
         if 8192 <= number < 1 << 27:  # most amounts of money, in four bytes at most
-            return _MORE[(number << 1) & 16383] + _END[number >> 13]
+            return MORE[(number << 1) & 16383] + END[number >> 13]
         if 1 << 27 <= number < 1 << 62:  # times: what is above the lowest two minutes of them changes seldom
-            return _MORE[(number << 1) & 16383] + _MORE[number >> 13 & 16383] + _HIGH[number >> 27]
+            return MORE[(number << 1) & 16383] + MORE[number >> 13 & 16383] + HIGH[number >> 27]
         if not INT64_MIN <= number <= INT64_MAX:
             raise OverflowError(f"{number} does not fit 64 bits")
         rest = (number << 1) ^ (number >> 63)
         out = b""
         while rest >= _TWO_BYTES:
-            out += _MORE[rest & 16383]
+            out += MORE[rest & 16383]
             rest >>= 14
-        return out + _END[rest]
+        return out + END[rest]
 
 
 class _HighTable(dict[int, bytes]):
@@ -53,13 +54,13 @@ class _HighTable(dict[int, bytes]):
             self.clear()
         out, left = b"", rest
         while left >= _TWO_BYTES:
-            out += _MORE[left & 16383]
+            out += MORE[left & 16383]
             left >>= 14
-        self[rest] = out = out + _END[left]
+        self[rest] = out = out + END[left]
         return out
 
 
-_HIGH: Final = _HighTable()
+HIGH: Final = _HighTable()
 LONG: Final = _LongTable()
 LONG.update({number: LONG[number] for number in range(-64, 4096)})
 
@@ -106,7 +107,7 @@ DOUBLE: Final = struct.Struct("<d").pack
 _HEADER = """\
 from typing import Any
 
-from agentledger.schemas.encoding import DOUBLE, LONG, TEXT, encode_map, encode_texts
+from agentledger.schemas.encoding import DOUBLE, END, HIGH, LONG, MORE, TEXT, encode_map, encode_texts
 
 
 """
@@ -114,8 +115,39 @@ from agentledger.schemas.encoding import DOUBLE, LONG, TEXT, encode_map, encode_
 
 def compile_encoder(schema: Schema) -> Encoder:
     """A function from an event with the schema's fields as attributes to its Avro body."""
+    encoder: Encoder = define(_HEADER + _function("event: Any", *_event_source(schema, 0)), "encode")
+    return encoder
+
+
+def compile_framed_encoder(
+    schema: Schema, first: int, parameters: str, before: Sequence[str], frame: Sequence[str]
+) -> FramedEncoder:
+    """A function of an event and of `parameters` to what `frame` says, and behind it the event's fields from number
+    `first` on. `before` are statements; `frame` are expressions that give bytes, such as those of `long_source` and
+    `time_source`.
+    """
+    lines, parts = _event_source(schema, first)
+    source = _HEADER + _function(f"event: Any, {parameters}", [*before, *lines], [*frame, *parts])
+    encoder: FramedEncoder = define(source, "encode")
+    return encoder
+
+
+def long_source(name: str) -> str:
+    """An expression for the bytes of a number that counts up: from the tables, without a call below 2**27."""
+    larger = f"MORE[({name} << 1) & 16383] + END[{name} >> 13] if 8192 <= {name} < {1 << 27} else LONG[{name}]"
+    return f"END[{name} << 1] if 0 <= {name} < 8192 else {larger}"
+
+
+def time_source(name: str) -> str:
+    """An expression for the bytes of a time in microseconds, without a call for those of our days."""
+    quick = f"MORE[({name} << 1) & 16383] + MORE[{name} >> 13 & 16383] + HIGH[{name} >> 27]"
+    return f"{quick} if {1 << 27} <= {name} < {1 << 62} else LONG[{name}]"
+
+
+def _event_source(schema: Schema, first: int) -> tuple[list[str], list[str]]:
+    """Statements and expressions for an event's fields from number `first` on."""
     lines, parts = [], []
-    for index, field in enumerate(schema["fields"]):
+    for index, field in enumerate(schema["fields"][first:]):
         value = f"event.{field['name']}"
         if _plain(field["type"]) == "string" and not field["name"].endswith(_UNIQUE):
             parts.append(f"TEXT[{value}]")
@@ -123,8 +155,7 @@ def compile_encoder(schema: Schema) -> Encoder:
         prepare, expressions = _field_source(field["type"], value, f"v{index}")
         lines += prepare
         parts += expressions
-    encoder: Encoder = define(_HEADER + _function("event: Any", lines, parts), "encode")
-    return encoder
+    return lines, parts
 
 
 def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:

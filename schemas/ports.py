@@ -9,7 +9,8 @@ from agentledger.schemas.api_keys import ApiKey
 
 Clock = Callable[[], int]  # microseconds since 1970, UTC
 
-DeliveryReport = Callable[[str | None], None]  # called once per record with None, or what went wrong
+# Called once per record, with None or what went wrong, and the value: so that one function serves for all records.
+DeliveryReport = Callable[[str | None, bytes], None]
 
 
 class SchemaRegistry(Protocol):

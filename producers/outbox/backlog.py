@@ -229,7 +229,7 @@ class Backlog:
         self._last_seq = sent.last_seq
         return True
 
-    def _on_delivery(self, sent: _Sent, error: str | None) -> None:
+    def _on_delivery(self, sent: _Sent, error: str | None, _: bytes) -> None:
         """In the producer's thread."""
         sent.outcome = error
         self._wake()

@@ -40,7 +40,7 @@ class FakeRecordProducer:
     def send(self, topic: str, key: bytes, value: bytes, on_delivery: DeliveryReport) -> bool:
         """True when queued, or refused for good (then on_delivery was told why); False when the queue is full."""
         if len(value) > VALUE_BYTES_MAX:
-            on_delivery("MSG_SIZE_TOO_LARGE: Broker: Message size too large")
+            on_delivery("MSG_SIZE_TOO_LARGE: Broker: Message size too large", value)
             return True
         with self._lock:
             if len(self._queue) >= self._records_max:
@@ -74,7 +74,7 @@ class FakeRecordProducer:
                 if self._refusal is None:
                     self.records.append(record)
                 refusal = self._refusal
-            on_delivery(refusal)
+            on_delivery(refusal, record.value)
             count = None if count is None else count - 1
 
     def go_away(self) -> None:

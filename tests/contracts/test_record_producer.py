@@ -96,13 +96,13 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
 
 
 def test_what_is_sent_arrives_once_and_is_reported_once(subject: Subject) -> None:
-    reports: list[str | None] = []
+    reports: list[tuple[str | None, bytes]] = []
     sent = [(f"k{number % 7}".encode(), b"v%d" % number) for number in range(500)]
     for key, value in sent:
-        assert subject.producer.send(TOPIC, key, value, reports.append)
+        assert subject.producer.send(TOPIC, key, value, lambda *told: reports.append(told))
     assert subject.producer.flush(20) == 0
     assert subject.producer.waiting() == 0
-    assert reports == [None] * 500
+    assert sorted(reports) == sorted((None, value) for _, value in sent)
     found = subject.arrived(500)
     assert sorted(found) == sorted(sent)
     for key in {key for key, _ in sent}:
@@ -110,35 +110,35 @@ def test_what_is_sent_arrives_once_and_is_reported_once(subject: Subject) -> Non
 
 
 def test_threads_may_send_at_once(subject: Subject) -> None:
-    reports: list[str | None] = []
-    threads = [
-        threading.Thread(
-            target=lambda name=name: [
-                subject.producer.send(TOPIC, b"k", b"%d-%d" % (name, number), reports.append) for number in range(100)
-            ]
-        )
-        for name in range(4)
-    ]
+    reports: list[tuple[str | None, bytes]] = []
+
+    def send(name: int) -> None:
+        for number in range(100):
+            subject.producer.send(TOPIC, b"k", b"%d-%d" % (name, number), lambda *told: reports.append(told))
+
+    threads = [threading.Thread(target=send, args=[name]) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert subject.producer.flush(20) == 0
-    assert reports == [None] * 400
+    assert {error for error, _ in reports} == {None}
+    assert len(reports) == len({value for _, value in reports}) == 400
     assert len(set(subject.arrived(400))) == 400
 
 
 def test_a_value_that_is_too_large_is_refused_with_a_reason(subject: Subject) -> None:
-    reports: list[str | None] = []
-    assert subject.producer.send(TOPIC, b"k", b"x" * VALUE_BYTES_TOO_MANY, reports.append)
+    reports: list[tuple[str | None, bytes]] = []
+    assert subject.producer.send(TOPIC, b"k", b"x" * VALUE_BYTES_TOO_MANY, lambda *told: reports.append(told))
     assert subject.producer.flush(20) == 0
-    assert len(reports) == 1
-    assert "TOO_LARGE" in (reports[0] or "")
+    ((error, value),) = reports
+    assert "TOO_LARGE" in (error or "")
+    assert len(value) == VALUE_BYTES_TOO_MANY
 
 
 def test_without_a_broker_records_wait_and_a_full_queue_says_so(subject: Subject) -> None:
-    reports: list[str | None] = []
-    taken = [subject.lonely.send(TOPIC, b"k", b"v", reports.append) for _ in range(15)]
+    reports: list[tuple[str | None, bytes]] = []
+    taken = [subject.lonely.send(TOPIC, b"k", b"v", lambda *told: reports.append(told)) for _ in range(15)]
     assert taken == [True] * 10 + [False] * 5
     assert subject.lonely.flush(0.1) >= 10
     assert reports == []

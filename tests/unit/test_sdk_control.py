@@ -438,9 +438,9 @@ def test_a_run_that_a_budget_hands_to_a_person_ends_escalated(
     with kafka_ledger(cluster.servers) as ledger:
         emit = ledger.emitter.emit
 
-        def watch(kind: Any, envelope: Any, body: Any, **place: Any) -> bool:
+        def watch(kind: Any, envelope: Any, body: Any, *place: Any) -> bool:
             ended.extend([body] if isinstance(body, events.RunFinished) else [])
-            return emit(kind, envelope, body, **place)
+            return emit(kind, envelope, body, *place)
 
         monkeypatch.setattr(ledger.emitter, "emit", watch)
         with ledger.run("w") as run, pytest.raises(HaltedError) as refusal:  # the agent swallows it

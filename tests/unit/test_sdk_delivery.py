@@ -331,3 +331,4 @@ def test_a_closed_ledger_counts_what_comes_too_late() -> None:
     record(ledger, 1)
     counters = ledger.counters
     assert (counters.emitted, counters.failed, counters.waiting) == (6, 6, 0)
+    assert counters.gaps_unannounced == 4  # of two runs; and their announcements came too late as well
