@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 from agentledger.producers import Ledger, OutboxSettings
 from agentledger.producers.runs import Run
 from tests.bench.emit_others import Emit, bare_loop, otel_span
+from tests.bench.emit_tracers import tracer_figures
 from tests.bench.emit_waiting import waiting_rss_mb
 from tests.bench.report import Figure, percentile
 
@@ -48,6 +49,7 @@ def measure(folder: Path) -> list[Figure]:
     kept.close()
     host.flush(0)
     ours, outbox, bare, span = (took[name] for name in ("emit", "emit_outbox", "bare", "otel_span"))
+    our_thread_us = min(ours.thread_s) * 1e6 / EVENTS_PER_ROUND
     return [
         Figure("emit_us_p50", percentile(ours.call_us, 0.50), "us"),
         Figure("emit_us_p99", percentile(ours.call_us, 0.99), "us"),
@@ -58,6 +60,8 @@ def measure(folder: Path) -> list[Figure]:
         Figure("emit_outbox_process_vs_bare", min(outbox.process_s) / min(bare.process_s), "ratio"),
         Figure("emit_vs_otel_span", min(ours.thread_s) / min(span.thread_s), "ratio", "at most 0.25"),
         Figure("emit_outbox_vs_otel_span", min(outbox.thread_s) / min(span.thread_s), "ratio"),
+        *tracer_figures("langfuse", folder / "langfuse", our_thread_us),
+        *tracer_figures("mlflow", folder / "mlflow", our_thread_us),
         Figure("waiting_rss_mb", waiting_rss_mb(folder / "waiting"), "MB"),
     ]
 

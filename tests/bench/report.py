@@ -16,12 +16,16 @@ from agentledger.infra.compilation import is_compiled
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `target` says in words what the issue asks for; empty where it asks nothing."""
+    """One measured figure. `target` says in words what the issue asks for; empty where it asks nothing.
+
+    Where it could not be measured, there is no value, and `not_measured` says why.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     target: str = ""
+    not_measured: str = ""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -36,7 +40,8 @@ def write_report(figures: list[Figure], path: Path) -> None:
     for column in ("figure", "value", "unit", "target"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for figure in figures:
-        table.add_row(figure.name, f"{figure.value:,.2f}", figure.unit, figure.target)
+        value = "not measured" if figure.value is None else f"{figure.value:,.2f}"
+        table.add_row(figure.name, value, figure.unit, figure.not_measured or figure.target)
     Console().print(table)
     Console().print(f"folds: {'compiled' if is_compiled() else 'Python'}")
     machine = {
