@@ -32,7 +32,7 @@ class _Batch:
         self._left = count
         self._lock = threading.Lock()
 
-    def report(self, index: int, error: str | None) -> None:
+    def report(self, index: int, error: str | None, _value: bytes = b"") -> None:
         """Take the answer for one record."""
         with self._lock:
             self.failures[index] = error
