@@ -116,7 +116,7 @@ class RunEnvelope:
 
 
 def seq_and_run_of(value: bytes, identity_bytes: int) -> tuple[int, str]:
-    """`producer_seq` and `run_id` of an event whose encoded identity is that long."""
+    """`producer_seq`, below 2**62, and `run_id` of an event whose encoded identity is that long."""
     seq, at = read_long(value, _BEFORE_IDENTITY_BYTES + identity_bytes)
     length, at = read_long(value, at)
     return seq, value[at : at + length].decode()
