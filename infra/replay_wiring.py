@@ -34,7 +34,8 @@ from agentledger.schemas.topics import EVENTS, HOLDS
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import store_error
 from agentledger.sinks.replay_source import LogSpan, ReplaySource
-from agentledger.sinks.verify_rows import RowChecker, filled_columns
+from agentledger.sinks.verify_columns import filled_columns
+from agentledger.sinks.verify_rows import RowChecker
 
 CHECKED_ROWS = 50_000  # rows of a log checked at a time: some 50 MB
 

@@ -24,8 +24,8 @@ ATTEMPTS_MAX = 10  # each lost attempt means that somebody made or erased the sa
 class FileSubjectKeys:
     """Keys in a folder of one host, or on a file system that hosts share."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)  # a text would fail at each key, and every personal field would be withheld
 
     def key_for(self, tenant_id: str, subject: str) -> SubjectKey:
         """The subject's key; made where it has none, or none any more. Two who ask at once get the same."""

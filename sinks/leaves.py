@@ -6,12 +6,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from agentledger.schemas.errors import IntegrityError, StoreError
 from agentledger.schemas.heads import LogId
+from agentledger.sinks.clickhouse_client import open_client
 from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 
 QUERY_S_MAX = 600
@@ -174,13 +174,7 @@ class ClickHouseLeafReader:
 
     def _client(self) -> Client:
         if self._connected is None:
-            self._connected = clickhouse_connect.get_client(
-                dsn=self._url,
-                username=self._user,
-                password=self._password,
-                autogenerate_session_id=False,
-                send_receive_timeout=QUERY_S_MAX,
-            )
+            self._connected = open_client(self._url, self._user, self._password, answer_s_max=QUERY_S_MAX)
         return self._connected
 
     def _failed(self, error: Exception) -> StoreError:

@@ -16,8 +16,8 @@ from agentledger.schemas.heads import LogId
 from agentledger.schemas.merkle import HASH_BYTES, prove_inclusion
 from agentledger.schemas.notes import VerifierKey
 from agentledger.sinks.chain import Chain
+from agentledger.sinks.clickhouse_store import QUERY_SETTINGS
 from agentledger.sinks.leaves import BLOCK_LEAVES, ClickHouseLeafReader
-from agentledger.sinks.store import QUERY_SETTINGS
 from agentledger.sinks.tables import LEDGER
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

@@ -24,8 +24,9 @@ from agentledger.sinks.cosignatures import check_witnesses
 from agentledger.sinks.leaves import ClickHouseLeafReader, StoredLog
 from agentledger.sinks.tables import BATCHES, LEDGER
 from agentledger.sinks.tombstones import Tombstones, read_tombstones
+from agentledger.sinks.verify_columns import Filled, filled_columns
 from agentledger.sinks.verify_logs import LogVerifier, Progress
-from agentledger.sinks.verify_rows import Filled, RowChecker, filled_columns
+from agentledger.sinks.verify_rows import RowChecker
 
 UNFINISHED_S_MAX = 15.0  # how long a flush may be on its way before its rows count as inserted by somebody else
 SQL_PROBLEMS_MAX = 20

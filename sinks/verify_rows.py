@@ -8,31 +8,28 @@ both are decoded and compared, as there is more than one way to write a number o
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import struct
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import fastavro
-
 from agentledger.schemas.catalogue import Schema, schema_sha256
-from agentledger.schemas.codec import HEADER_BYTES, Codec, without_logical_types
+from agentledger.schemas.codec import HEADER_BYTES, Codec
 from agentledger.schemas.encoding import LONG
-from agentledger.schemas.errors import AgentledgerError, CodecError, StoreError
+from agentledger.schemas.errors import AgentledgerError, CodecError
 from agentledger.schemas.hashing import EMPTY_SHA256, LeafHasher
 from agentledger.schemas.heads import LogId
 from agentledger.schemas.ports import SchemaRegistry
 from agentledger.sinks.flushing import misfit_id
 from agentledger.sinks.leaves import ClickHouseLeafReader
-from agentledger.sinks.tables import LEDGER, Column, typed_columns
+from agentledger.sinks.tables import LEDGER, typed_columns
+from agentledger.sinks.verify_columns import Filled, blocks_of, comparer, fields_of, is_default
 
 KEYS_KNOWN_MAX = 50_000
 SERVER_VERDICT = "refused by ClickHouse"  # how the writer's reasons begin where only the server couldn't read a record
 NO_SCHEMA = bytes(32)
-SYNC_BYTES = 16
 READS_AT_A_TIME = 2  # ClickHouse spells Avro with one core per query; more would starve the writer on a small server
 _PREFIX = struct.Struct("<qQqBIII32s32s32s32s32s")
 _EVENT_ID = re.compile(rb"\x48([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
@@ -54,24 +51,6 @@ class Group(NamedTuple):
     is_poison: bool
     is_server_verdict: bool  # unreadable to ClickHouse alone
     rows: int
-
-
-Filled = Mapping[tuple[str, bytes], frozenset[str]]
-
-
-def filled_columns(reader: ClickHouseLeafReader) -> Filled:
-    """By event type and schema, the typed columns that hold something in any row of the ledger.
-
-    Asked for once: reading every column of the table is most of what a query over a few rows costs.
-    """
-    columns = list(typed_columns().values())
-    filled = ", ".join(f"max(NOT ({_is_default(column)}))" for column in columns)
-    rows = reader.query(f"SELECT event_type, schema_sha256, {filled} FROM {LEDGER} GROUP BY event_type, schema_sha256")
-    found: dict[tuple[str, bytes], frozenset[str]] = defaultdict(frozenset)  # rows that come meanwhile have none
-    for event_type, digest, *flags in rows:
-        names = (column.name for column, flag in zip(columns, flags, strict=True) if flag)
-        found[event_type, bytes(digest)] = frozenset(names)
-    return found
 
 
 class RowProblem(NamedTuple):
@@ -185,12 +164,12 @@ class RowChecker:
     def _read(self, group: Group, schema: Schema | None, first: int, behind: int) -> list[bytes]:
         """The rows as blocks of Avro: numbers and hashes, key, headers, value, then the typed columns."""
         where, parameters = self._where(first, behind)
-        fields = _fields(schema)
+        fields = fields_of(schema)
         strange = [
             typed_columns()[name]
             for name in sorted(self._filled[group.event_type, group.schema_sha256].difference(fields))
         ]
-        same = " AND ".join(map(_is_default, strange))
+        same = " AND ".join(map(is_default, strange))
         columns = "".join(f", `{name}`" for name in fields)
         raw = self._reader.raw_query(
             f"SELECT toFixedString(concat({_NUMBERS.format(same=same or '1')}), {_PREFIX.size}) AS p, key, headers, raw"
@@ -204,7 +183,7 @@ class RowChecker:
              "is_server_verdict": group.is_server_verdict},
             "Avro",
         )  # fmt: skip
-        return list(_blocks(raw))
+        return list(blocks_of(raw))
 
     def _check_block(
         self, block: bytes, group: Group, schema: Schema | None, part: CheckedPart, group_wrong: list[tuple[str, str]]
@@ -286,7 +265,7 @@ class RowChecker:
         """What differs between columns that aren't byte for byte the body, and the place behind them."""
         name = id(schema)
         if name not in self._comparers:
-            self._comparers[name] = _comparer(schema or {})
+            self._comparers[name] = comparer(schema or {})
         return self._comparers[name](block, place, body)
 
     def _key_hash(self, key: bytes) -> bytes:
@@ -310,84 +289,3 @@ def _hash_problems(
         text = f"the row's fields and bytes give the leaf {leaf.hex()}, expected {stored_leaf.hex()}"
         found.append(("leaf", text))
     return found
-
-
-def _is_default(column: Column) -> str:
-    """Whether a column holds nothing."""
-    if "Null" in column.type:
-        return f"isNull(`{column.name}`)"
-    return f"`{column.name}` = defaultValueOfTypeName('{_escaped(column.type)}')"
-
-
-def _fields(schema: Schema | None) -> list[str]:
-    if schema is None:
-        return []
-    known = typed_columns()
-    return [field["name"] for field in schema["fields"] if field["name"] in known]
-
-
-def _comparer(schema: Schema) -> Callable[[bytes, int, bytes], tuple[int, str]]:
-    """Decodes columns that aren't byte for byte the body: the place behind them, and what differs."""
-    known = typed_columns()
-    fields = [field for field in schema["fields"] if field["name"] in known]
-    all_fields = fastavro.parse_schema(without_logical_types(schema))
-    columns = fastavro.parse_schema({"type": "record", "name": "columns", "fields": without_logical_types(fields)})
-    ids = {name for name, column in known.items() if "UUID" in column.type}
-
-    def compare(block: bytes, place: int, body: bytes) -> tuple[int, str]:
-        stream = io.BytesIO(block)
-        stream.seek(place)
-        stored: Any = fastavro.schemaless_reader(stream, columns)
-        try:
-            sent: Any = fastavro.schemaless_reader(io.BytesIO(body), all_fields)
-        except Exception as error:  # noqa: BLE001 (fastavro raises whatever its reading met)
-            return stream.tell(), f"the bytes can't be read: {error}"
-        for name, value in stored.items():
-            expected = sent[name]
-            same = str(value).lower() == str(expected).lower() if name in ids else value == expected
-            if not same and not (value != value and expected != expected):  # noqa: PLR0124 (not a number: equals nothing)
-                return stream.tell(), f"column {name} is {_short(value)}, expected {_short(expected)} as in the bytes"
-        return stream.tell(), ""
-
-    return compare
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
-
-
-def _blocks(raw: bytes) -> Iterator[bytes]:
-    """The blocks of an Avro object container file, without their frames."""
-    if not raw:
-        return
-    if raw[:4] != b"Obj\x01":
-        raise StoreError(f"ClickHouse did not answer in Avro: {raw[:80]!r}")
-    place = 4
-    count, place = _long(raw, place)
-    while count:
-        for _ in range(2 * abs(count)):
-            length, place = _long(raw, place)
-            place += length
-        count, place = _long(raw, place)
-    place += SYNC_BYTES
-    while place < len(raw):
-        _, place = _long(raw, place)
-        length, place = _long(raw, place)
-        yield raw[place : place + length]
-        place += length + SYNC_BYTES
-
-
-def _long(raw: bytes, place: int) -> tuple[int, int]:
-    shift = number = 0
-    while True:
-        byte = raw[place]
-        place += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (number >> 1) ^ -(number & 1), place
-        shift += 7

@@ -16,7 +16,6 @@ import gc
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,10 +27,8 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import BrokerError, LedgerConflictError, StoreError
@@ -39,10 +36,12 @@ from agentledger.schemas.ports import Clock
 from agentledger.schemas.ready import say_ready
 from agentledger.schemas.topics import LEDGER_TOPICS
 from agentledger.sinks.batching import Batch, SourceRecord
+from agentledger.sinks.clickhouse_store import ClickHouseLedgerStore
 from agentledger.sinks.dead_letters import Announcer
 from agentledger.sinks.flushing import Flusher
 from agentledger.sinks.rows import LogPlace
-from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore
+from agentledger.sinks.store import LedgerStore
+from agentledger.sinks.topic_ids import ADMIN_S_MAX, topic_id
 from agentledger.sinks.writer_metrics import WriterMetrics
 
 GROUP = "agentledger-writer"
@@ -54,7 +53,6 @@ POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to 
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
 GC_THRESHOLD = 100_000  # a flush makes some 200,000 objects, none of them in cycles
 LOG_EVERY_S = 30.0
-ADMIN_S_MAX = 20.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -294,29 +292,6 @@ def _check_reach(place: LogPlace, next_offset: int, first: int, end: int) -> Non
             "their count; give the topic a longer retention",
             next_offset, first - 1, where,
         )  # fmt: skip
-
-
-def topic_id(kafka: dict[str, Any], topic: str, instance: str = "") -> str:
-    """The topic's id as UUID text: a topic that was deleted and made again is another log.
-
-    Brokers before Kafka 2.8 and librdkafka's mock cluster have no ids: then a hash of the name and `instance`.
-    """
-    if instance:  # said only where there are none: a mock cluster never answers the question
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger:{instance}:{topic}"))
-    admin = AdminClient(kafka)  # held until the answer is there: a client that is gone never answers
-    try:
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_S_MAX)
-        found = described[topic].result(ADMIN_S_MAX + 5).topic_id
-    except TimeoutError:
-        raise BrokerError(f"Kafka did not describe the topic in {ADMIN_S_MAX:.0f} s", where=topic) from None
-    except (KafkaException, KeyError):
-        found = None
-    if found is not None:
-        high, low = found.get_most_significant_bits(), found.get_least_significant_bits()
-        number = ((high & (2**64 - 1)) << 64) | (low & (2**64 - 1))
-        if number:
-            return str(uuid.UUID(int=number))
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agentledger::{topic}"))
 
 
 def run_writer(config: WriterConfig, stop: threading.Event, metrics: WriterMetrics | None = None) -> None:

@@ -16,9 +16,9 @@ from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted, ToolCallCompleted
 from agentledger.sinks import migrate
 from agentledger.sinks.batching import Batch, SourceRecord
+from agentledger.sinks.clickhouse_store import ClickHouseLedgerStore
 from agentledger.sinks.flushing import Flusher
 from agentledger.sinks.rows import LogPlace
-from agentledger.sinks.store import ClickHouseLedgerStore
 
 NOW_US = 1_790_000_000_000_000
 REGISTRY = open_registry()

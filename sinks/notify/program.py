@@ -24,7 +24,7 @@ from agentledger.sinks.notify.dispatcher import Dispatcher
 from agentledger.sinks.notify.metrics import NotifyMetrics
 from agentledger.sinks.notify.settings import Incoming, NotifyFile
 from agentledger.sinks.notify.state import NotifyState
-from agentledger.sinks.writer import topic_id
+from agentledger.sinks.topic_ids import topic_id
 
 GROUP = "agentledger-notify"  # for quotas and logs alone: where it stands is in its own file
 BATCH_RECORDS_MAX = 1000  # of about 1 kB each; one transaction

@@ -20,6 +20,7 @@ from agentledger.sinks import migrate
 from agentledger.sinks.batching import Batch, SourceRecord
 from agentledger.sinks.chain import read_chain
 from agentledger.sinks.checkpoint_places import FolderPlace
+from agentledger.sinks.clickhouse_store import ClickHouseLedgerStore
 from agentledger.sinks.flushing import Flusher
 from agentledger.sinks.key_files import KeyFolder
 from agentledger.sinks.leaves import ClickHouseLeafReader
@@ -27,7 +28,6 @@ from agentledger.sinks.proofs import prove_event
 from agentledger.sinks.rows import LogPlace
 from agentledger.sinks.signer import Signer
 from agentledger.sinks.signer_state import SignerState
-from agentledger.sinks.store import ClickHouseLedgerStore
 from agentledger.sinks.tables import BATCHES, LEDGER
 from agentledger.sinks.verify import Verification, VerifyRequest
 from tests.bench.report import Figure

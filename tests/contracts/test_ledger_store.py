@@ -16,8 +16,9 @@ from agentledger.schemas.errors import LedgerConflictError
 from agentledger.schemas.events import Event, ModelCallCompleted, RunStarted
 from agentledger.sinks import migrate
 from agentledger.sinks.batching import Batch, Batcher, Schemas, SourceRecord
+from agentledger.sinks.clickhouse_store import ClickHouseLedgerStore
 from agentledger.sinks.rows import Load, LogPlace
-from agentledger.sinks.store import ClickHouseLedgerStore, LedgerStore, LogPosition, RowsRefusedError
+from agentledger.sinks.store import LedgerStore, LogPosition, RowsRefusedError
 from agentledger.sinks.testing import FakeLedger, FakeLedgerStore
 
 REGISTRY = open_registry()

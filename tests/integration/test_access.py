@@ -15,9 +15,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from agentledger.infra.stack.clickhouse import ClickHouseService
 from agentledger.infra.stack.ports import free_port
 from agentledger.sinks.access import ROLES, User, password_sha256, role_statements, user_statements, users_xml, views
+from agentledger.sinks.clickhouse_store import ClickHouseLedgerStore
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import query
-from agentledger.sinks.store import ClickHouseLedgerStore
 from agentledger.sinks.tables import BATCHES, CLAIMS, LEDGER, TRIAL
 from tests.evidence_rig import CODEC, NOW_US, EvidenceRig, event
 

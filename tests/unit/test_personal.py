@@ -149,3 +149,11 @@ def test_a_folder_that_cannot_be_used_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="data subjects"):
         FileSubjectKeys(tmp_path / "file").key_for("acme", "ann")
+
+
+def test_a_folder_may_be_given_as_text(tmp_path: Path) -> None:
+    """What can't be opened would withhold every field, and nobody would be told."""
+    personal = PersonalFields(FileSubjectKeys(str(tmp_path / "subjects")), {"email"}, subject=lambda value: value["id"])
+    sealed = personal.protect({"id": "ann", "email": "ann@example.com"}, tenant_id="acme")
+    key_of = FileSubjectKeys(tmp_path / "subjects").key_of
+    assert reveal(sealed["email"], key_of) == "ann@example.com"
