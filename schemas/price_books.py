@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,7 +54,7 @@ class FilePriceBook:
             for entry in file.models
             for name in (entry.model, *entry.aliases)
         }
-        self._found: dict[tuple[str, str], ModelPrices | None] = {}
+        self._find = lru_cache(LOOKUPS_MAX)(self._look_up)  # a bound, as names come from outside
         self._steps: dict[tuple[int, str, str], list[tuple[int, Tariff]]] = {}
 
     def rate(
@@ -101,16 +102,6 @@ class FilePriceBook:
             for tier in ("", *price.tiers)
             for start, tariff in self._tariffs(entry, price, tier)
         ]
-
-    def _find(self, provider: str, model: str) -> ModelPrices | None:
-        key = provider, model
-        try:
-            return self._found[key]
-        except KeyError:
-            if len(self._found) >= LOOKUPS_MAX:
-                self._found.clear()
-            found = self._found[key] = self._look_up(provider, model)
-            return found
 
     def _look_up(self, provider: str, model: str) -> ModelPrices | None:
         for maker, name in [*spellings(provider, model), (None, model.strip().lower())]:

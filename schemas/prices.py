@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 import genai_prices
@@ -43,7 +44,7 @@ class GenaiPriceBook:
 
         # A snapshot of our own: the module's global one may be replaced by one from the network.
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
-        self._found: dict[tuple[str, str], tuple[types.Provider, types.ModelInfo] | None] = {}
+        self._find = lru_cache(LOOKUPS_MAX)(self._look_up)  # a bound, as names come from outside
         self._tariffs: dict[tuple[int, ...], Tariff] = {}
         # Per provider, model and tier: a tariff that is the same at any time and for any size of the prompt.
         self._constant: dict[tuple[str, str, str], tuple[Tariff, str, str] | None] = {}
@@ -108,16 +109,6 @@ class GenaiPriceBook:
         """None: the book has no people."""
         del human_ms, at_us
         return None
-
-    def _find(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
-        key = provider, model
-        try:
-            return self._found[key]
-        except KeyError:
-            if len(self._found) >= LOOKUPS_MAX:
-                self._found.clear()
-            found = self._found[key] = self._look_up(provider, model)
-            return found
 
     def _look_up(self, provider: str, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
         for provider_id, reference in spellings(provider, model):

@@ -8,12 +8,9 @@ roots; the manifest's signature is written last: without it nothing verifies.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,22 +25,19 @@ from agentledger.schemas.ports import Clock, SchemaRegistry
 from agentledger.sinks import verify_export
 from agentledger.sinks.chain import Chain
 from agentledger.sinks.export_event import ExportFacts
+from agentledger.sinks.export_folder import Entry, ExportFolder
 from agentledger.sinks.export_plan import OCSF, Chunk, ExportRequest, LogRange, log_ranges, plan, source_of
 from agentledger.sinks.export_proofs import ExportProofs
 from agentledger.sinks.export_readme import readme
 from agentledger.sinks.export_streams import ExportStreams
-from agentledger.sinks.key_files import sync_folder, write_synced
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.proofs import NO_SCHEMA
 from agentledger.sinks.retention import PURGES
 from agentledger.sinks.tables import LEDGER
 from agentledger.sinks.verify_export import BROKEN, Records, read_hidden, read_records
 
-STATE = ".export.json"
 STREAMS = 2  # from ClickHouse at a time: more would starve the writer on a small server
 PARTS_AHEAD = 1  # being written while one is checked
-
-_Entry = dict[str, Any]  # of a file in the manifest
 
 
 class Export:
@@ -70,8 +64,7 @@ class Export:
         self._announce = announce
         self._keys = [verify_export.Key(str(one)) for one in (key.verifier, *chain.state.keys)]
         self._previous = self._read_previous(previous) if previous is not None else None
-        self._folder = request.out
-        self._state: dict[str, Any] = {}
+        self._folder = ExportFolder(request.out)
         self._source = source_of(request, has_purges=False)
         self.unsigned = 0  # records of the range that are not under the checkpoint, and not in the export
 
@@ -81,29 +74,38 @@ class Export:
         Raises UsageError where the folder is in use or nothing is asked for, IntegrityError where the ledger isn't what
         was signed: then no export is left that verifies.
         """
+        if not self._chain.bundles:
+            raise UsageError("nothing is signed yet", next_step="agentledger signer --once")
+        wanted = {"query": self._request.as_json(), "previous_size": self._previous["size"] if self._previous else 0}
         try:
-            lock = self._begin()
-            try:
+            with self._folder.taken(wanted, self._begin):
                 return self._write_all(start, progress)
-            finally:
-                os.close(lock)
         except OSError as error:
             raise StoreError(
-                f"the export can't be written: {error.strerror or error}", where=str(self._folder),
+                f"the export can't be written: {error.strerror or error}", where=str(self._folder.path),
                 next_step="make room, and ask for the same export again: it goes on where it was",
             ) from None  # fmt: skip
 
+    def _begin(self) -> dict[str, Any]:
+        """What stays as it is now, however often the export is cut off."""
+        size = self._chain.bundles[-1].size
+        if self._previous and self._previous["size"] > size:
+            raise UsageError("the previous export is of a later checkpoint than those at hand")
+        return {"size": size, "created_us": self._clock(), "parts": {}}
+
     def _write_all(self, start: Callable[[int], None], progress: Callable[[int], None]) -> dict[str, Any]:
         self._source = source_of(self._request, has_purges=bool(self._reader.query(f"EXISTS TABLE {PURGES}")[0][0]))
-        ranges, self.unsigned = log_ranges(self._reader, self._chain, self._state["size"], self._request, self._source)
+        ranges, self.unsigned = log_ranges(
+            self._reader, self._chain, self._folder.state["size"], self._request, self._source
+        )
         parts = self._plan(ranges)
         start(sum(one.behind - one.first for one in ranges))
         if not any(chunk.shown for part in parts for chunk in part):
-            self._give_up()
+            self._folder.forget()
             raise UsageError("nothing to export: no signed record is in this range", next_step="ask for another range")
-        if "schemas" not in self._state:
-            self._state |= {"schemas": self._schemas(), "plan": parts}
-            self._save()
+        if "schemas" not in self._folder.state:
+            self._folder.state |= {"schemas": self._schemas(), "plan": parts}
+            self._folder.save()
         manifest = self._manifest(ranges)
         checkpoint = Checkpoint.parse(Note.parse(manifest["checkpoint"]).text)
         with self._as_signed():
@@ -121,8 +123,8 @@ class Export:
 
     def _plan(self, ranges: list[LogRange]) -> list[list[Chunk]]:
         """The parts: those that were planned when the export was begun, whatever has been written since."""
-        if "plan" in self._state:
-            return [[Chunk(*chunk) for chunk in part] for part in self._state["plan"]]
+        if "plan" in self._folder.state:
+            return [[Chunk(*chunk) for chunk in part] for part in self._folder.state["plan"]]
         return plan(self._reader, ranges, self._request, self._source)
 
     @contextlib.contextmanager
@@ -132,58 +134,9 @@ class Export:
             yield
         except BROKEN as error:
             raise IntegrityError(
-                f"the ledger isn't what was signed: {error}", where=str(self._folder),
+                f"the ledger isn't what was signed: {error}", where=str(self._folder.path),
                 next_step="run: agentledger verify --all",
             ) from None  # fmt: skip
-
-    def _begin(self) -> int:
-        """Take the folder, or go on with what was begun there; what holds its lock."""
-        if not self._chain.bundles:
-            raise UsageError("nothing is signed yet", next_step="agentledger signer --once")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise UsageError(f"the folder can't be made: {error.strerror}", where=str(self._folder)) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._take()
-        except BlockingIOError:
-            os.close(lock)
-            raise UsageError("another export is being written there", where=str(self._folder)) from None
-        except BaseException:
-            os.close(lock)
-            raise
-        return lock
-
-    def _take(self) -> None:
-        path = self._folder / STATE
-        wanted = {"query": self._request.as_json(), "previous_size": self._previous["size"] if self._previous else 0}
-        if path.exists():
-            self._state = json.loads(path.read_text("utf-8"))
-            if {name: self._state.get(name) for name in wanted} != wanted:
-                raise UsageError(
-                    "another export was begun in this folder", where=str(self._folder),
-                    next_step="ask for the same again to finish it, or give an empty folder",
-                )  # fmt: skip
-            return
-        if any(one.name != f".{STATE}.new" for one in self._folder.iterdir()):
-            raise UsageError(
-                "the folder is not empty", where=str(self._folder), next_step="give one that is, or a new one"
-            )
-        size = self._chain.bundles[-1].size
-        if self._previous and self._previous["size"] > size:
-            raise UsageError("the previous export is of a later checkpoint than those at hand")
-        self._state = {**wanted, "size": size, "created_us": self._clock(), "parts": {}}
-        self._save()
-
-    def _save(self) -> None:
-        write_synced(self._folder / STATE, json.dumps(self._state), 0o600)
-
-    def _give_up(self) -> None:
-        """Leave the folder as it was: empty."""
-        (self._folder / STATE).unlink()
-        sync_folder(self._folder)
 
     def _write_parts(
         self, parts: list[list[Chunk]], streams: ExportStreams, records: Records, progress: Callable[[int], None]
@@ -191,7 +144,7 @@ class Export:
         """Write the parts that aren't there, and check the evidence of all as it is on disk: ClickHouse works on the
         next parts while one is checked."""
         pool = ThreadPoolExecutor(STREAMS, "export")
-        ahead: deque[tuple[int, list[Chunk], list[Future[_Entry]]]] = deque()
+        ahead: deque[tuple[int, list[Chunk], list[Future[Entry]]]] = deque()
         try:
             for number, part in enumerate(parts, 1):
                 ahead.append((number, part, self._begin_part(number, part, streams, pool)))
@@ -204,21 +157,21 @@ class Export:
 
     def _begin_part(
         self, number: int, part: list[Chunk], streams: ExportStreams, pool: ThreadPoolExecutor
-    ) -> list[Future[_Entry]]:
+    ) -> list[Future[Entry]]:
         """Have the files of a part written, the evidence first; none where they are there."""
-        if str(number) in self._state["parts"]:
+        if str(number) in self._folder.state["parts"]:
             return []
-        files: list[Future[_Entry]] = []
+        files: list[Future[Entry]] = []
         if any(chunk.hidden for chunk in part):
-            files.append(pool.submit(self._write, self._name("hidden", number), streams.hidden(part)))
+            files.append(pool.submit(self._folder.write, self._name("hidden", number), streams.hidden(part)))
         if any(chunk.shown for chunk in part):
-            evidence = pool.submit(self._write, self._name("evidence", number), streams.evidence(part))
+            evidence = pool.submit(self._folder.write, self._name("evidence", number), streams.evidence(part))
             data = self._ocsf(evidence, streams) if self._request.file_format == OCSF else streams.data(part)
-            files += [evidence, pool.submit(self._write, f"data-{number:06}.{self._request.ending}", data)]
+            files += [evidence, pool.submit(self._folder.write, f"data-{number:06}.{self._request.ending}", data)]
         return files
 
     def _end_part(
-        self, number: int, part: list[Chunk], files: list[Future[_Entry]], records: Records,
+        self, number: int, part: list[Chunk], files: list[Future[Entry]], records: Records,
         progress: Callable[[int], None],
     ) -> None:  # fmt: skip
         """Check the evidence of a part, and remember that it is done."""
@@ -226,35 +179,19 @@ class Export:
         for file in files[: is_hidden + is_shown]:
             file.result()
         with self._as_signed():
-            shown = read_records(self._folder / self._name("evidence", number)) if is_shown else iter(())
-            hidden = read_hidden(self._folder / self._name("hidden", number)) if is_hidden else iter(())
+            shown = read_records(self._folder.path / self._name("evidence", number)) if is_shown else iter(())
+            hidden = read_hidden(self._folder.path / self._name("hidden", number)) if is_hidden else iter(())
             records.take(shown, hidden)
         if files:
-            self._state["parts"][str(number)] = [file.result() for file in reversed(files)]
-            self._save()
+            self._folder.state["parts"][str(number)] = [file.result() for file in reversed(files)]
+            self._folder.save()
         progress(sum(chunk.behind - chunk.first for chunk in part))
 
     def _name(self, kind: str, number: int) -> str:
         return f"{kind}-{number:06}.bin"
 
-    def _ocsf(self, evidence: Future[_Entry], streams: ExportStreams) -> Iterator[bytes]:
-        yield from streams.ocsf(self._folder / evidence.result()["name"])
-
-    def _write(self, name: str, blocks: Iterable[bytes]) -> _Entry:
-        """Write a file, whole or not at all; its entry in the manifest."""
-        path = self._folder / name
-        temporary = path.with_name(f".{name}.new")
-        digest, size = hashlib.sha256(), 0
-        with temporary.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-                digest.update(block)
-                size += len(block)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(self._folder)
-        return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
+    def _ocsf(self, evidence: Future[Entry], streams: ExportStreams) -> Iterator[bytes]:
+        yield from streams.ocsf(self._folder.path / evidence.result()["name"])
 
     def _schemas(self) -> dict[str, str]:
         """The writer schemas of what is exported: SHA-256 to text."""
@@ -278,10 +215,10 @@ class Export:
 
     def _bundle(self) -> Bundle:
         for bundle in self._chain.bundles:
-            if bundle.size == self._state["size"]:
+            if bundle.size == self._folder.state["size"]:
                 return bundle
         raise ConfigurationError(
-            "the checkpoint that this export was begun with is no longer at hand", where=str(self._folder),
+            "the checkpoint that this export was begun with is no longer at hand", where=str(self._folder.path),
             next_step="give the same --checkpoints, or begin in an empty folder",
         )  # fmt: skip
 
@@ -291,8 +228,8 @@ class Export:
         proofs = ExportProofs(self._reader, self._chain, bundle)
         manifest = {
             "format": verify_export.FORMAT, "origin": Checkpoint.parse(Note.parse(bundle.note).text).origin,
-            "created_us": self._state["created_us"], "query": self._request.as_json(),
-            "schemas": self._state["schemas"], "checkpoint": bundle.note, **proofs.of_checkpoint(),
+            "created_us": self._folder.state["created_us"], "query": self._request.as_json(),
+            "schemas": self._folder.state["schemas"], "checkpoint": bundle.note, **proofs.of_checkpoint(),
             "previous": proofs.since(self._previous["size"]) if self._previous else None,
             "logs": [proofs.of_log(one) for one in ranges],
         }  # fmt: skip
@@ -303,21 +240,21 @@ class Export:
 
     def _finish(self, manifest: dict[str, Any], found: dict[str, Any]) -> None:
         """Write what names all files, tell of the export, and sign it."""
-        files = [file for number in sorted(self._state["parts"], key=int) for file in self._state["parts"][number]]
+        parts = self._folder.state["parts"]
+        files = [file for number in sorted(parts, key=int) for file in parts[number]]
         signers = [key for key in self._chain.state.keys if key != self._key.verifier]
         signers = [*Note.parse(manifest["checkpoint"]).signers(signers), self._key.verifier]
         text = readme(self._request, manifest, [file["name"] for file in files], signers)
-        files.append(self._write("README.txt", [text.encode()]))
-        files.append(self._write("verify_export.py", [Path(verify_export.__file__).read_bytes()]))
+        files.append(self._folder.write("README.txt", [text.encode()]))
+        files.append(self._folder.write("verify_export.py", [Path(verify_export.__file__).read_bytes()]))
         whole = canonical_json({**manifest, "files": files})
-        self._write(verify_export.MANIFEST, [whole])
+        self._folder.write(verify_export.MANIFEST, [whole])
         digest = hashlib.sha256(whole).hexdigest()
         self._announce(ExportFacts(manifest["origin"], digest, manifest["created_us"], found))
-        for left in self._folder.glob(".*.new"):  # of a run that was cut off
-            left.unlink()
+        self._folder.drop_halves()
         signed = sign_note(f"{verify_export.FORMAT}\n{digest}\n", [self._key])
-        self._write(verify_export.SIGNATURE, [signed.encode()])
-        self._give_up()
+        self._folder.write(verify_export.SIGNATURE, [signed.encode()])
+        self._folder.forget()
 
     def _read_previous(self, folder: Path) -> dict[str, Any]:
         try:

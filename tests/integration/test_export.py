@@ -417,6 +417,11 @@ def test_what_cannot_be_done_has_one_line(kept: SignedLedger, out: Path) -> None
         assert not list((kept.folder / "empty").iterdir())
     with pytest.raises(UsageError, match="the folder is not empty"):
         kept.export(str(out))
+    (kept.folder / "half").mkdir()
+    for left in ("{", "7"):
+        (kept.folder / "half/.export.json").write_text(left, "utf-8")
+        with pytest.raises(UsageError, match="what an unfinished export left there can't be read"):
+            kept.export("half")
     (out.parent / "file").write_text("", "utf-8")
     with pytest.raises(UsageError, match="the folder can't be made"):
         kept.export(str(out.parent / "file"))
