@@ -14,6 +14,7 @@ CHECKPOINT_S_WARN, CHECKPOINT_S_FAIL = 180.0, 3600.0  # an idle ledger is signed
 CLOCK_S_WARN, CLOCK_S_FAIL = 1.0, 30.0  # a second is what stage 2 waits for; signed times are read by people
 DISK_FREE_WARN, DISK_FREE_FAIL = 0.15, 0.05  # of the whole; a merge needs room for the parts that it joins
 CLICKHOUSE_OLDEST = (24, 8)
+WAITING_EVENTS_WARN = 1000  # of notify: it says 100 at once, so Kafka hasn't taken any for a while
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -67,6 +68,19 @@ class GatewayFacts:
 
 
 @dataclass(frozen=True)
+class NotifyFacts:
+    """How people are told of alerts. `problem`: the notify file can't be read; `missing`: a secret or library isn't
+    here; `runs` is None where notify has left no trace on this machine; `given_up_lately`: pages of the last day."""
+
+    has_file: bool
+    problem: str = ""
+    missing: str = ""
+    runs: bool | None = None
+    given_up_lately: int = 0
+    waiting_events: int = 0
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known of an installation. What could not be asked is an entry of `failures`: subject to why."""
 
@@ -77,6 +91,7 @@ class Facts:
     stage_lag_s: Mapping[str, float] = field(default_factory=dict)  # age of the oldest record that it hasn't read
     file_modes: Mapping[str, int] = field(default_factory=dict)  # permission bits of what only its owner may read
     disks: Mapping[str, DiskFacts] = field(default_factory=dict)
+    notify: NotifyFacts = NotifyFacts(has_file=False)
     failures: Mapping[str, str] = field(default_factory=dict)
     has_registry: bool = False
 
@@ -201,8 +216,32 @@ def _gateway(facts: Facts) -> Iterator[Finding]:
         yield Finding("gateway", "ok", what)
 
 
+def _notify(facts: Facts) -> Iterator[Finding]:
+    notify = facts.notify
+    if not notify.has_file:
+        yield Finding("notify", "ok", "no notify file is set: nobody is told of alerts")
+        return
+    if notify.problem:
+        yield Finding("notify", "fail", notify.problem, "agentledger notify check FILE says all that is wrong")
+        return
+    if notify.missing:
+        yield Finding("notify", "warn", notify.missing, "run doctor with the environment that notify has")
+    if notify.runs is None:
+        yield Finding("notify", "warn", "it has never run on this machine", "run doctor where it runs, or start it")
+    elif not notify.runs:
+        yield Finding("notify", "fail", "it doesn't run: nobody is told of alerts", "agentledger notify run")
+    elif notify.given_up_lately:
+        step = "agentledger notify status lists them; agentledger notify test CHANNEL tries a channel"
+        yield Finding("notify", "warn", f"{notify.given_up_lately} pages were given up in the last day", step)
+    elif notify.waiting_events > WAITING_EVENTS_WARN:
+        step = "see the log of agentledger notify: it says what Kafka refuses"
+        yield Finding("notify", "warn", f"{notify.waiting_events} events about pages wait for Kafka", step)
+    else:
+        yield Finding("notify", "ok", "it runs, and gave up no page in the last day")
+
+
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    _failures, _topics, _registry, _clickhouse, _lags, _checkpoint, _files, _disks, _gateway,
+    _failures, _topics, _registry, _clickhouse, _lags, _checkpoint, _files, _disks, _gateway, _notify,
 )  # fmt: skip
 
 

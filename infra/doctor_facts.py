@@ -16,7 +16,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # left out of its stubs
 
-from agentledger.infra.doctor import ClickHouseFacts, DiskFacts, Facts, GatewayFacts, TopicFacts
+from agentledger.infra.doctor import ClickHouseFacts, DiskFacts, Facts, GatewayFacts, NotifyFacts, TopicFacts
+from agentledger.infra.doctor_notify import notify_facts, notify_lag_s
 from agentledger.infra.endpoints import admin_login, clickhouse_url, kafka_config
 from agentledger.infra.group_positions import GroupPositions
 from agentledger.infra.ledger_setup import open_clickhouse
@@ -47,6 +48,10 @@ def gather_facts(settings: Settings) -> Facts:
 
     topics = attempt("Kafka", lambda: topic_facts(kafka_config(settings)))
     lags = attempt("lag", lambda: stage_lags(kafka_config(settings), topics)) if topics is not None else {}
+    notify = attempt("notify", lambda: notify_facts(settings))
+    if topics is not None and notify is not None and notify.runs:
+        lag_s = attempt("notify", lambda: notify_lag_s(settings, kafka_config(settings)))
+        lags = {**(lags or {}), **({} if lag_s is None else {"notify": lag_s})}
     server = attempt("ClickHouse", lambda: clickhouse_facts(_client(settings)))
     if settings.schema_registry_url:
         auth = settings.schema_registry_basic_auth.get_secret_value()
@@ -59,6 +64,7 @@ def gather_facts(settings: Settings) -> Facts:
         stage_lag_s=lags or {},
         file_modes=file_modes(secret_files(settings)),
         disks=local_disks(Path(settings.data_dir).expanduser()),
+        notify=notify or NotifyFacts(has_file=False),
         failures=failures,
         has_registry=bool(settings.schema_registry_url),
     )
@@ -94,15 +100,9 @@ def stage_lags(kafka: dict[str, Any], topics: dict[str, TopicFacts] | None) -> d
         if facts is None:
             continue
         standings = GroupOffsets(kafka, group, topic).standing(range(facts.partitions))
-        ages = [_age_s(positions, topic, partition, *standing) for partition, standing in standings.items()]
+        ages = [positions.age_s(topic, partition, *standing) for partition, standing in standings.items()]
         worst[stage] = max([worst.get(stage, 0.0), *ages])
     return worst
-
-
-def _age_s(positions: GroupPositions, topic: str, partition: int, done: int, end: int) -> float:
-    for message in positions.read(topic, partition, done, min(end, done + 1)):
-        return max(0.0, time.time() - message.timestamp()[1] / 1000)
-    return 0.0
 
 
 def _client(settings: Settings) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,6 +97,12 @@ class GroupPositions:
             self._admin.alter_consumer_group_offsets(asked, request_timeout=REQUEST_S)[group].result(REQUEST_S)
         except KafkaException as error:
             raise _no_answer(error, group) from error
+
+    def age_s(self, topic: str, partition: int, done: int, end: int) -> float:
+        """How long ago the record at `done` was appended, seconds; 0 where there is none before `end`."""
+        for message in self.read(topic, partition, done, min(end, done + 1)):
+            return max(0.0, time.time() - message.timestamp()[1] / 1000)
+        return 0.0
 
     def read(self, topic: str, partition: int, first: int, behind: int) -> Iterator[Message]:
         """The records of one partition from an offset up to, not including, another."""

@@ -210,6 +210,10 @@ class Settings(BaseSettings):
         """Where the keys of data subjects are."""
         return (self.subject_keys_dir or Path(self.data_dir) / "subjects").expanduser().resolve()
 
+    def notify_state_path(self) -> Path:
+        """The file in which notify keeps what it must not forget."""
+        return (self.data_dir / "notify" / "notify.sqlite").expanduser().resolve()
+
     def api_keys_path(self) -> Path:
         """The file of the API keys' hashes."""
         return (self.api_keys_file or Path(self.data_dir) / "api_keys.json").expanduser().resolve()

@@ -12,7 +12,6 @@ import click
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import ConfigurationError, UsageError
 
-STATE_FILE = "notify.sqlite"
 EXIT_NOT_SENT = 1
 
 
@@ -36,7 +35,7 @@ def run() -> None:
     config = NotifyConfig(
         kafka=kafka_config(settings),
         kafka_instance=settings.kafka_instance,
-        state_path=_state_path(settings),
+        state_path=settings.notify_state_path(),
         file=read_notify_file(_notify_path(settings)),
     )
     serve_metrics(settings, config.metrics.registry)
@@ -87,7 +86,7 @@ def status(form: str) -> None:
     """Show what is open, what waits, and what was given up."""
     from agentledger.sinks.notify.state import read_status
 
-    incidents, given_up, unsaid = read_status(_state_path(load_settings()))
+    incidents, given_up, unsaid = read_status(load_settings().notify_state_path())
     pages = [
         {
             "channel": name, "told": page.told, "attempt": page.waiting.attempt if page.waiting else None,
@@ -114,10 +113,6 @@ def _notify_path(settings: Settings) -> Path:
     if settings.notify_file is None:
         raise ConfigurationError("no notify file is known", next_step="set AGENTLEDGER_NOTIFY_FILE")
     return settings.notify_file.expanduser()
-
-
-def _state_path(settings: Settings) -> Path:
-    return (Path(settings.data_dir) / "notify" / STATE_FILE).expanduser().resolve()
 
 
 COMMANDS: dict[str, click.Command] = {"notify": notify}

@@ -173,6 +173,33 @@ def read_status(path: Path) -> tuple[list[Incident], list[dict[str, Any]], int]:
     return incidents, lost, int(unsaid)
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a notify program has this state open now."""
+    try:
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def read_positions(path: Path, log: str) -> dict[int, int]:
+    """Partition to the next offset that notify reads, of this topic. Raises ConfigurationError."""
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            return dict(db.execute("SELECT partition, offset FROM positions WHERE log = ?", (log,)))
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"the state of notify can't be read: {error}", where=str(path)) from None
+
+
 def alerts_of_page(path: Path, dedup_key: str) -> list[Alert]:
     """The open alerts of the page with this key, at most ANSWERED_MAX. Raises ConfigurationError."""
     sql = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,18 @@ from agentledger.infra.doctor import (
     Facts,
     Finding,
     GatewayFacts,
+    NotifyFacts,
     TopicFacts,
     examine,
     worst_level,
 )
 from agentledger.infra.doctor_facts import file_modes
+from agentledger.infra.doctor_notify import notify_facts
+from agentledger.infra.settings import load_settings
 from agentledger.infra.topic_admin import topic_settings
 from agentledger.schemas.topics import ALL_TOPICS, EVENTS
+from agentledger.sinks.notify.state import NotifyState
+from tests.unit.test_notify_desk import desk_of
 
 SERVER = ClickHouseFacts(
     version="26.9.1.1",
@@ -69,6 +75,12 @@ def test_a_sound_installation_has_nothing_to_do() -> None:
         ),
         (with_topic(TopicFacts(4, {**topic_settings(EVENTS), "retention.ms": "1"})), f"topic {EVENTS.name}", "warn",
          "604800000"),
+        (replace(SOUND, notify=NotifyFacts(True, problem="n.yaml:3: is no YAML")), "notify", "fail", "notify check"),
+        (replace(SOUND, notify=NotifyFacts(True, runs=False)), "notify", "fail", "notify run"),
+        (replace(SOUND, notify=NotifyFacts(True)), "notify", "warn", "where it runs"),
+        (replace(SOUND, notify=NotifyFacts(True, missing="env:K holds no secret", runs=True)), "notify", "warn", "env"),
+        (replace(SOUND, notify=NotifyFacts(True, runs=True, given_up_lately=2)), "notify", "warn", "notify status"),
+        (replace(SOUND, notify=NotifyFacts(True, runs=True, waiting_events=5000)), "notify", "warn", "the log"),
         (with_topic(TopicFacts(4, None)), "topics", "warn", "DescribeConfigs"),
         (replace(SOUND, clickhouse=replace(SERVER, version="23.3.1")), "ClickHouse", "warn", "upgrade"),
         (replace(SOUND, clickhouse=replace(SERVER, missing_tables=("a.b",))), "tables", "fail", "agentledger init"),
@@ -102,6 +114,33 @@ def test_files_that_are_not_there_are_no_fault(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.touch(0o600)
     assert file_modes([key, tmp_path / "none"]) == {str(key): 0o600}
+
+
+NOTIFY_FILE = """
+channels:
+  oncall: {kind: pagerduty, routing_key: env:PAGE_KEY}
+routes: [{name: all, channels: [oncall]}]
+"""
+
+
+def test_what_is_known_of_notify_is_its_file_its_secrets_and_whether_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "n.yaml"
+    settings = load_settings(data_dir=tmp_path, notify_file=path)
+    assert notify_facts(load_settings(data_dir=tmp_path)) == NotifyFacts(has_file=False)
+    assert "can't be read" in notify_facts(settings).problem
+    path.write_text(NOTIFY_FILE)
+    monkeypatch.delenv("PAGE_KEY", raising=False)
+    assert "env:PAGE_KEY holds no secret" in notify_facts(settings).missing
+    monkeypatch.setenv("PAGE_KEY", "k" * 32)
+    assert notify_facts(settings) == NotifyFacts(has_file=True)
+    state = NotifyState(settings.notify_state_path())
+    now_us = time.time_ns() // 1000
+    state.keep(desk_of(), given_up=[{"at_us": now_us}, {"at_us": now_us - 90_000_000_000}], said=[b"x"])
+    assert notify_facts(settings) == NotifyFacts(True, runs=True, given_up_lately=1, waiting_events=1)
+    state.close()
+    assert notify_facts(settings).runs is False
 
 
 def test_nothing_there_is_told_line_by_line_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
