@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
+import httpcore
 import jsonschema
 import pytest
+from slack_sdk.models.blocks import Block, SectionBlock
 from standardwebhooks import Webhook
 
 from agentledger.schemas.errors import ConfigurationError
@@ -116,8 +119,25 @@ def test_what_is_sent_fits_the_targets_schema(kind: str, action: Action, monkeyp
         for page in (told(action), told(action, **nasty)):
             assert not send(page).fault
     for got in receiver.got:
-        jsonschema.validate(got.json, SCHEMAS[kind])
+        jsonschema.validate(got.json, SCHEMAS[kind], format_checker=jsonschema.FormatChecker())
         assert "\u202e" not in got.body.decode()
+
+
+@pytest.mark.parametrize("action", ["trigger", "update", "acknowledge", "resolve"])
+def test_slacks_own_library_finds_nothing_wrong_with_the_blocks(action: Action) -> None:
+    nasty = {"summary": "x" * 9000, "scope_value": "x" * 9000}
+    for page in (told(action), told(action, **nasty)):
+        for block in json.loads(slack_body(page))["blocks"]:
+            parsed = Block.parse(block)
+            assert isinstance(parsed, SectionBlock)
+            parsed.validate_json()
+            assert parsed.to_dict() == block  # it knows every key
+
+
+def test_what_alertmanager_does_not_take_fits_no_schema_of_it() -> None:
+    for wrong in ([{"annotations": {}}], [{"labels": {"a": 1}}], [{"labels": {"a-b": ""}}], [{"labels": {}, "x": 1}]):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, ALERTMANAGER_SCHEMA)
 
 
 def test_a_page_carries_what_whoever_is_woken_needs() -> None:
@@ -187,6 +207,33 @@ def test_a_name_is_resolved_once_and_every_address_must_be_allowed(monkeypatch: 
     monkeypatch.setattr(http_post.socket, "getaddrinfo", answers)
     assert http_post.post("http://hooks.example/", {}, b"{}", allow_private=False) == Outcome("refused")
     assert asked == ["hooks.example"]
+
+
+def test_a_dns_answer_that_changes_leads_nowhere_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked and connected to is the same answer: the next one may be another, and is checked, too."""
+    answers, connected = ["8.8.8.8", "169.254.169.254", "8.8.4.4", "10.0.0.1"], []
+
+    def resolve(_host: str, port: int, **_: object) -> list[Any]:
+        return [(2, 1, 6, "", (answers.pop(0), port))]
+
+    def connect(_self: object, host: str, *_: object, **__: object) -> httpcore.NetworkStream:
+        connected.append(host)
+        raise httpcore.ConnectError("not here")
+
+    monkeypatch.setattr(http_post.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    found = [http_post.post("https://hooks.example/", {}, b"{}", allow_private=False).fault for _ in range(4)]
+    assert found == ["unreachable", "refused", "unreachable", "refused"]
+    assert connected == ["8.8.8.8", "8.8.4.4"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with page_receiver() as inside:
+        elsewhere = (("Location", f"{inside.url}/latest/meta-data"),)
+        with page_receiver(Answer(status, elsewhere)) as receiver:
+            assert channel_to("webhook", receiver.url, monkeypatch)(told()) == Outcome("refused", status)
+        assert inside.got == []
 
 
 def test_retry_after_is_read_in_both_forms() -> None:
