@@ -13,7 +13,7 @@ from agentledger.infra import alert_trial
 from agentledger.infra.cli.evidence import read_approvers
 from agentledger.infra.console_exports import ConsoleExports, open_export
 from agentledger.infra.control_commands import lapsing, publish_command
-from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, reader_login
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, open_codec, reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.recorded_reads import BEST_EFFORT_S_MAX, REQUIRED_S_MAX
 from agentledger.infra.settings import Settings
@@ -21,7 +21,7 @@ from agentledger.processors.budget_windows import window_of
 from agentledger.processors.rules.loading import parse_rules
 from agentledger.processors.scope_rules import watches_of
 from agentledger.producers.halts import Command as ControlCommand
-from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas import open_registry, uuid7
 from agentledger.schemas.api_key_file import FileApiKeys
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.events import Event
@@ -117,12 +117,6 @@ def try_rules(
         client.close()
     report = alert_trial.as_json(tried)
     return {**report, "alerts": report["alerts"][:TRIAL_ALERTS_SHOWN]}
-
-
-def open_codec(settings: Settings) -> Codec:
-    """Reads and writes records with the configured registry."""
-    auth = settings.schema_registry_basic_auth.get_secret_value()
-    return Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
 
 
 class LookRecorder:

@@ -1,4 +1,4 @@
-"""Where Kafka and ClickHouse are: as configured, or else as the running local stack says."""
+"""Where Kafka, its schema registry and ClickHouse are: as configured, or else as the running local stack says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from agentledger.infra.settings import Settings
 from agentledger.infra.stack.access import ADMIN, read_password
 from agentledger.infra.stack.state import load_state
+from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.registry import open_registry
 
 NEXT_STEP = "start a local stack (agentledger up --detach), or set {}"
 
@@ -19,6 +21,12 @@ def kafka_config(settings: Settings) -> dict[str, Any]:
     if not servers:
         raise ConfigurationError("no Kafka is known", next_step=NEXT_STEP.format("AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS"))
     return {"bootstrap.servers": servers, **settings.kafka_security()}
+
+
+def open_codec(settings: Settings) -> Codec:
+    """Reads and writes records, with the schema registry that is configured, or else the bundled one."""
+    auth = settings.schema_registry_basic_auth.get_secret_value()
+    return Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
 
 
 def clickhouse_url(settings: Settings) -> str:

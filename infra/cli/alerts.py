@@ -126,10 +126,9 @@ def try_command(
     """
     from agentledger.infra import alert_trial as trial
     from agentledger.infra.cli.analyst import connect
-    from agentledger.infra.endpoints import reader_login
+    from agentledger.infra.endpoints import open_codec, reader_login
     from agentledger.infra.recorded_reads import recorded_read
     from agentledger.processors.rules.loading import rules_or_default
-    from agentledger.schemas import Codec, open_registry
     from agentledger.schemas.price_books import open_prices
     from agentledger.sinks.replay_source import ReplaySource
 
@@ -151,7 +150,7 @@ def try_command(
     with recorded_read(settings, asked, reader_login(settings)[0]):
         tried = trial.try_rules(
             ReplaySource(connect(settings)),
-            Codec(open_registry(settings.schema_registry_url)),
+            open_codec(settings),
             rules,
             open_prices(settings.prices_file),
             from_us=from_us,

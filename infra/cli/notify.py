@@ -24,9 +24,8 @@ def notify() -> None:
 def run() -> None:
     """Deliver alerts until told to stop."""
     from agentledger.infra.cli.programs import start_logging, stop_on_signal
-    from agentledger.infra.endpoints import kafka_config
+    from agentledger.infra.endpoints import kafka_config, open_codec
     from agentledger.infra.metrics_listener import serve_metrics
-    from agentledger.schemas import Codec, open_registry
     from agentledger.sinks.notify.program import NotifyConfig, run_notify
     from agentledger.sinks.notify.settings import read_notify_file
 
@@ -39,8 +38,7 @@ def run() -> None:
         file=read_notify_file(_notify_path(settings)),
     )
     serve_metrics(settings, config.metrics.registry)
-    auth = settings.schema_registry_basic_auth.get_secret_value()
-    run_notify(config, Codec(open_registry(settings.schema_registry_url, basic_auth=auth)), stop_on_signal())
+    run_notify(config, open_codec(settings), stop_on_signal())
 
 
 @notify.command("check")

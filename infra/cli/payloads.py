@@ -7,7 +7,7 @@ import uuid
 
 import click
 
-from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, open_codec
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import UsageError
@@ -50,18 +50,15 @@ def payload_writer() -> None:
     """Write payloads to ClickHouse, and delete those whose time is over."""
     from agentledger.infra.cli.programs import start_logging, stop_on_signal
     from agentledger.infra.metrics_listener import serve_metrics
-    from agentledger.schemas import Codec, open_registry
     from agentledger.sinks.payloads import PayloadsConfig, run_payloads
 
     settings = load_settings()
     start_logging(settings)
     config = PayloadsConfig(kafka=kafka_config(settings), keep_from_us=lambda tenant: _keep_from_us(settings, tenant))
     serve_metrics(settings, config.metrics.registry)
-    auth = settings.schema_registry_basic_auth.get_secret_value()
-    codec = Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
     login = login_as(settings, "payloads")
     client = open_clickhouse(clickhouse_url(settings), settings, database="agentledger", login=login)
-    run_payloads(config, client, codec, stop_on_signal())
+    run_payloads(config, client, open_codec(settings), stop_on_signal())
 
 
 def _keep_from_us(settings: Settings, tenant_id: str) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from agentledger.infra.cli.times import duration_us
-from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.endpoints import kafka_config, open_codec
 from agentledger.infra.settings import load_settings
 from agentledger.sinks.reconcile import CheckResult
 
@@ -26,7 +26,6 @@ def reconcile(last: str, watch: bool, as_json: bool) -> int:
     """Compare holds, charges and the ledger's own sums. Exit code 3 where they are a nano-dollar apart."""
     from agentledger.infra.cli.analyst import connect
     from agentledger.infra.reconciliation import one_pass, run_passes
-    from agentledger.schemas import Codec, open_registry
 
     settings = load_settings()
     if watch:
@@ -40,7 +39,7 @@ def reconcile(last: str, watch: bool, as_json: bool) -> int:
         run_passes(lambda: connect(settings), kafka, stop_on_signal(), settings.schema_registry_url, metrics)
         return 0
     range_s = duration_us(last) // 1_000_000
-    codec = Codec(open_registry(settings.schema_registry_url))
+    codec = open_codec(settings)
     results = one_pass(connect(settings), codec, now_us=time.time_ns() // 1000, range_s=range_s)
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], indent=2))
