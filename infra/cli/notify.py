@@ -33,12 +33,13 @@ def run() -> None:
     start_logging(settings)
     config = NotifyConfig(
         kafka=kafka_config(settings),
+        open_codec=lambda: open_codec(settings),
         kafka_instance=settings.kafka_instance,
         state_path=settings.notify_state_path(),
         file=read_notify_file(_notify_path(settings)),
     )
     serve_metrics(settings, config.metrics.registry)
-    run_notify(config, open_codec(settings), stop_on_signal())
+    run_notify(config, stop_on_signal())
 
 
 @notify.command("check")

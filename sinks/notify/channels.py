@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from agentledger.schemas.errors import ConfigurationError, MissingLibraryError
-from agentledger.sinks.notify.http_post import post
+from agentledger.sinks.notify.http_post import post, warm_up
 from agentledger.sinks.notify.incidents import ChannelRules, Outcome
 from agentledger.sinks.notify.payloads import (
     REFRESH_S,
@@ -54,6 +54,7 @@ def rules_of(channel: Channel) -> ChannelRules:
 
 def open_channels(channels: Mapping[str, Channel]) -> dict[str, Send]:
     """What sends to each channel. Raises ConfigurationError where a secret is missing or unusable."""
+    warm_up()
     return {name: open_channel(name, channel) for name, channel in channels.items()}
 
 

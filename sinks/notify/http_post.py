@@ -59,6 +59,11 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, allow_private: bo
         return Outcome("unsure")
 
 
+def warm_up() -> None:
+    """Read the authorities now, so that the first page needn't wait some tenths of a second for it."""
+    _tls()
+
+
 def outcome_of(status: int, retry_after: str, now_s: float) -> Outcome:
     """What an HTTP status says about the page: taken, to be tried again, or refused for good."""
     if status in ACCEPTED:

@@ -48,7 +48,10 @@ class NotifyMetrics:
         """An attempt took so long."""
         self._seconds.labels(channel).observe(seconds)
 
-    def note_look(self, waiting_events: int) -> None:
-        """The topic was read; so many events wait for Kafka."""
+    def note_look(self) -> None:
+        """The topic was read to what was there."""
         self._last.set_to_current_time()
-        self._unsaid.set(waiting_events)
+
+    def note_waiting(self, events: int) -> None:
+        """So many events wait for Kafka."""
+        self._unsaid.set(events)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from agentledger.sinks.notify.desk import Desk
 from agentledger.sinks.notify.dispatcher import Dispatcher
 from agentledger.sinks.notify.metrics import NotifyMetrics
 from agentledger.sinks.notify.settings import Incoming, NotifyFile
-from agentledger.sinks.notify.state import NotifyState
+from agentledger.sinks.notify.state import NotifyState, UnsaidEvents
 from agentledger.sinks.topic_ids import topic_id
 
 GROUP = "agentledger-notify"  # for quotas and logs alone: where it stands is in its own file
@@ -32,58 +32,63 @@ POLL_S = 0.2
 POLL_BUSY_S = 0.02  # while something is being sent, its end is waited for, too
 METADATA_S_MAX = 20.0
 SAY_AT_ONCE_MAX = 100
-SAY_AGAIN_S = 5.0
+SAY_PAUSE_S = 0.2
+SAY_AGAIN_S = 5.0  # where Kafka took none
+STOP_S_MAX = 5.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class NotifyConfig:
-    """What the program needs. `kafka` holds librdkafka's settings; `state_path` is its own file."""
+    """What the program needs. `kafka` holds librdkafka's settings; `state_path` is its own file; `open_codec` gives a
+    codec for each thread that uses one."""
 
     kafka: dict[str, Any] = field(repr=False)
+    open_codec: Callable[[], Codec] = field(repr=False)
     kafka_instance: str
     state_path: Path
     file: NotifyFile
     metrics: NotifyMetrics = field(default_factory=NotifyMetrics, repr=False, compare=False)
 
 
-def run_notify(config: NotifyConfig, codec: Codec, stop: threading.Event) -> None:
+def run_notify(config: NotifyConfig, stop: threading.Event) -> None:
     """Tell people of alerts until `stop` is set. Raises BrokerError, ConfigurationError."""
-    channels = open_channels(config.file.channels)
+    codec, channels = config.open_codec(), open_channels(config.file.channels)
     desk = Desk(config.file, {name: rules_of(channel) for name, channel in config.file.channels.items()})
     dispatcher = Dispatcher(desk, NotifyState(config.state_path), channels, codec, metrics=config.metrics)
     listener: threading.Thread | None = None
-    sayer = Sayer(dispatcher.state, lambda: Announcer(config.kafka, codec), codec)
+    sayer = Sayer(config)
+    sayer.start()
     try:
         reader = AlertsReader(config, dispatcher.state, codec)
         try:
             if config.file.incoming is not None:
-                listener = _listen(config, config.file.incoming, codec, stop)
+                listener = _listen(config, config.file.incoming, stop)
             say_ready()
             while not stop.is_set():
                 reader.read_into(dispatcher)
                 if reader.is_caught_up:  # what was resolved while nobody listened wakes nobody
                     dispatcher.step()
-                sayer.say()
-                config.metrics.note_look(dispatcher.state.unsaid_count())
+                    config.metrics.note_look()
         finally:
             reader.close()
     except KafkaException as error:
         raise BrokerError(f"alerts can't be read: {error.args[0].str()}", where=ALERTS.name) from None
     finally:
         dispatcher.close()
+        sayer.stop()
         if listener is not None:
             listener.join()
 
 
-def _listen(config: NotifyConfig, incoming: Incoming, codec: Codec, stop: threading.Event) -> threading.Thread:
+def _listen(config: NotifyConfig, incoming: Incoming, stop: threading.Event) -> threading.Thread:
     """Take answers to pages, one at a time: each is on the alerts' topic before it is answered."""
     try:
         from agentledger.sinks.notify.incoming_server import serve_incoming  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingLibraryError(error.name or "a library", "notify") from None
-    one_at_a_time = threading.Lock()
+    one_at_a_time, codec = threading.Lock(), config.open_codec()
 
     def announce(events: Sequence[Event]) -> None:
         with one_at_a_time:
@@ -157,27 +162,42 @@ class AlertsReader:
             return None
 
 
-class Sayer:
-    """Brings events that wait in the state to Kafka, the oldest first; without a broker they wait on."""
+class Sayer(threading.Thread):
+    """Brings events that wait in the state to Kafka, the oldest first; without a broker they wait on. In a thread and
+    with a codec of its own: a page waits for nothing that is said of others."""
 
-    def __init__(self, state: NotifyState, connect: Callable[[], Announcer], codec: Codec) -> None:
-        self._state = state
-        self._connect = connect
-        self._codec = codec
-        self._announcer: Announcer | None = None
-        self._not_before_s = 0.0
+    def __init__(self, config: NotifyConfig) -> None:
+        super().__init__(name="notify-sayer", daemon=True)
+        self._config = config
+        self._codec = config.open_codec()
+        self._announcer = Announcer(config.kafka, self._codec)
+        self._over = threading.Event()
 
-    def say(self) -> None:
-        """Say some of what waits."""
-        waiting = self._state.unsaid(SAY_AT_ONCE_MAX) if time.monotonic() >= self._not_before_s else []
+    def stop(self) -> None:
+        """End. What is not said yet is said after the next start."""
+        self._over.set()
+        self.join(STOP_S_MAX)
+
+    def run(self) -> None:
+        """Say what waits until stopped."""
+        with contextlib.closing(UnsaidEvents(self._config.state_path)) as events:
+            pause_s = SAY_PAUSE_S
+            while not self._over.wait(pause_s):
+                pause_s = SAY_PAUSE_S if self._say(events) else SAY_AGAIN_S
+                self._config.metrics.note_waiting(events.count())
+
+    def _say(self, events: UnsaidEvents) -> bool:
+        """Say some; whether Kafka has all of them."""
+        waiting = events.first(SAY_AT_ONCE_MAX)
         try:
             if waiting:
-                self._announcer = self._announcer or self._connect()
-                self._announcer.announce_all([(self._codec.decode(one.event), "") for one in waiting], INTEGRITY.name)
-                self._state.has_said(waiting[-1].seq)
+                said = [(self._codec.decode(one.event), "") for one in waiting]
+                self._announcer.announce_all(said, INTEGRITY.name)
+                events.remove(waiting[-1].seq)
         except BrokerError as error:
             log.warning("what was delivered is said in the ledger later: %s", error)
-            self._not_before_s = time.monotonic() + SAY_AGAIN_S
+            return False
+        return True
 
 
 def _number(value: int | None) -> int:

@@ -126,19 +126,6 @@ class NotifyState:
         self._next_seq += len(said)
         desk.changes = type(changes)()
 
-    def unsaid(self, count_max: int) -> list[Unsaid]:
-        """The oldest events that Kafka doesn't have yet."""
-        return [Unsaid(*row) for row in self._rows("SELECT seq, event FROM unsaid ORDER BY seq LIMIT ?", count_max)]
-
-    def unsaid_count(self) -> int:
-        """How many events Kafka doesn't have yet."""
-        [(count,)] = self._rows("SELECT count(*) FROM unsaid")
-        return int(count)
-
-    def has_said(self, seq_max: int) -> None:
-        """Kafka has all events up to this number."""
-        self._db.execute("DELETE FROM unsaid WHERE seq <= ?", (seq_max,))
-
     def _put(self, table: str, key: str, values: Mapping[str, Alert | Incident | None]) -> None:
         kept = [(name, json.dumps(asdict(value))) for name, value in values.items() if value is not None]
         self._db.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(n,) for n, value in values.items() if not value])
@@ -151,6 +138,32 @@ class NotifyState:
 
     def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return iter(self._db.execute(sql, values).fetchall())
+
+
+class UnsaidEvents:
+    """The events in the file of a NotifyState that Kafka doesn't have yet. For one thread, the one that opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA synchronous = NORMAL")  # what is forgotten to be said is said again: it counts once
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def first(self, count_max: int) -> list[Unsaid]:
+        """The oldest ones."""
+        sql = "SELECT seq, event FROM unsaid ORDER BY seq LIMIT ?"
+        return [Unsaid(*row) for row in self._db.execute(sql, (count_max,))]
+
+    def count(self) -> int:
+        """How many there are."""
+        [(count,)] = self._db.execute("SELECT count(*) FROM unsaid")
+        return int(count)
+
+    def remove(self, seq_max: int) -> None:
+        """Kafka has all up to this number."""
+        self._db.execute("DELETE FROM unsaid WHERE seq <= ?", (seq_max,))
 
 
 def read_status(path: Path) -> tuple[list[Incident], list[dict[str, Any]], int]:

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.sinks.notify import http_post
 from agentledger.sinks.notify.alerts import Alert, link, page_text, plain
-from agentledger.sinks.notify.channels import open_channel
+from agentledger.sinks.notify.channels import open_channel, open_channels
 from agentledger.sinks.notify.http_post import is_allowed, retry_after_s
 from agentledger.sinks.notify.incidents import Action, Outcome
 from agentledger.sinks.notify.payloads import Told, pagerduty_body, slack_body
@@ -240,6 +240,12 @@ def test_retry_after_is_read_in_both_forms() -> None:
     assert retry_after_s("120", 0) == 120
     assert retry_after_s(format_datetime(datetime.fromtimestamp(1060, UTC), usegmt=True), 1000) == 60
     assert retry_after_s("soon", 0) == retry_after_s("", 0) == retry_after_s("-3", 0) == 0
+
+
+def test_the_first_page_need_not_wait_for_the_authorities_to_be_read() -> None:
+    http_post._tls.cache_clear()
+    open_channels({})
+    assert http_post._tls.cache_info().currsize == 1
 
 
 def test_a_missing_secret_is_a_line_that_names_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:

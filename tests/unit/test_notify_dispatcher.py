@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -17,7 +18,7 @@ from agentledger.sinks.notify.channels import Send
 from agentledger.sinks.notify.dispatcher import Dispatcher
 from agentledger.sinks.notify.incidents import ChannelRules, Outcome
 from agentledger.sinks.notify.payloads import Told
-from agentledger.sinks.notify.state import NotifyState, read_status
+from agentledger.sinks.notify.state import NotifyState, UnsaidEvents, read_status
 from tests.unit.test_notify_desk import CHANNELS, T0, S, desk_of, raised
 
 CODEC = Codec(open_registry())
@@ -48,7 +49,8 @@ class Room:
 
     def said(self) -> list[AlertDelivered]:
         """What waits for Kafka."""
-        events = [CODEC.decode(one.event) for one in self.dispatcher.state.unsaid(1000)]
+        with contextlib.closing(UnsaidEvents(self.path)) as unsaid:
+            events = [CODEC.decode(one.event) for one in unsaid.first(1000)]
         return [event for event in events if isinstance(event, AlertDelivered)]
 
 
@@ -129,3 +131,15 @@ def test_what_a_library_raises_is_an_outcome(tmp_path: Path) -> None:
     room.step_until(lambda: bool(room.said()))
     room.dispatcher.close()
     assert [one["fault"] for one in read_status(room.path)[1]] == ["unsure"]
+
+
+def test_what_kafka_has_is_said_no_more_and_the_rest_in_order(tmp_path: Path) -> None:
+    state = NotifyState(tmp_path / "n.sqlite")
+    state.keep(desk_of(), said=[b"0", b"1", b"2"])
+    with contextlib.closing(UnsaidEvents(tmp_path / "n.sqlite")) as events:
+        assert [one.event for one in events.first(2)] == [b"0", b"1"]
+        events.remove(1)
+        state.keep(desk_of(), said=[b"3"])
+        assert [(one.seq, one.event) for one in events.first(9)] == [(2, b"2"), (3, b"3")]
+        assert events.count() == 2
+    state.close()
