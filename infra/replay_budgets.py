@@ -28,6 +28,7 @@ _FIELD_OF = {
     "model_calls": "budget_model_calls",
     "tool_calls": "budget_tool_calls",
     "wall_clock_ms": "budget_wall_clock_ms",
+    "tool_retries": "budget_tool_retries",
 }
 _WORST = ("warn", "ask_human", "escalate", "halt")  # of several limits on one run, the one that stops most decides
 

@@ -179,8 +179,8 @@ def _wrong(entry: Entry, tenant_id: str) -> list[tuple[str, str]]:
         wrong.append(("window", "of a watched run is the run: window: run"))
     if enforcement == "hold" and "wall_clock_ms" in amounts and kind != "run":
         wrong.append(("limits", "wall_clock_seconds can be held per run only: window: run, or enforcement: watch"))
-    if "tool_retries" in amounts and (enforcement != "hold" or kind != "run"):
-        wrong.append(("limits", "tool_retries can only be held, and per run: enforcement: hold and window: run"))
+    if "tool_retries" in amounts and kind != "run":
+        wrong.append(("limits", "tool_retries are counted run by run: window: run"))
     if entry.time_zone and kind not in {"day", "month"}:
         wrong.append(("time_zone", f"means nothing for {kind}: only days and months have one"))
     if entry.scope == "tenant" and entry.scope_value not in {"", tenant_id}:

@@ -241,14 +241,12 @@ def _of_short(where: str, short: _Short, file: YamlFile) -> BudgetFile:
     name = f"agent-{agent.name}" if agent.name else "agent"
     entries, notices = [], []
     on_retries = escalation.on_tool_error_retries_exhausted
-    if limits.amounts() or on_retries is None or agent.enforcement == "watch":
+    if limits.amounts() or on_retries is None:
         entries.append(_each_run(name, agent, limits, escalation.on_budget_exceeded))
     if agent.fail is None and agent.enforcement == "hold":
         notices.append(file.problem(("agent",), "says nothing of fail: taken as closed; add fail: open or closed"))
     place = ("agent", "escalation", "on_tool_error_retries_exhausted")
-    if on_retries is not None and agent.enforcement == "watch":
-        notices.append(file.problem(place, "is for holds: of watched runs the rule retry_storm raises an alert"))
-    elif on_retries is not None:
+    if on_retries is not None:
         retries = TOOL_RETRIES_USUAL if agent.max_tool_retries is None else agent.max_tool_retries
         entries.append(_each_run(f"{name}-retries", agent, Limits(tool_retries=retries), on_retries))
         if agent.max_tool_retries is None:

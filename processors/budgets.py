@@ -8,13 +8,15 @@ from typing import Final, NamedTuple
 from agentledger.schemas.events import RunStarted
 from agentledger.schemas.money import format_usd
 
-METRICS: Final = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms")
+METRICS: Final = ("cost_nanousd", "tokens", "model_calls", "tool_calls", "wall_clock_ms", "tool_retries")
+SUMMED: Final = METRICS[:5]  # what adds up over runs
 # Places in METRICS.
 COST: Final = 0
 TOKENS: Final = 1
 MODEL_CALLS: Final = 2
 TOOL_CALLS: Final = 3
 WALL_CLOCK: Final = 4
+TOOL_RETRIES: Final = 5  # the most often that one tool call has failed in a row
 THRESHOLDS_PERCENT = [50, 80, 100]
 THRESHOLDS_MAX = 16  # of one budget; each may say something once per metric
 PERCENT_MAX = 1000
@@ -43,6 +45,7 @@ def declared_limits(started: RunStarted) -> Limits:
         started.budget_model_calls,
         started.budget_tool_calls,
         started.budget_wall_clock_ms,
+        started.budget_tool_retries,
     )
     return [limit if limit is not None and limit >= 0 else None for limit in limits]
 

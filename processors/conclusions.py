@@ -13,6 +13,8 @@ from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetExceeded,
     BudgetThresholdCrossed,
     ControlIssued,
@@ -21,13 +23,15 @@ from agentledger.schemas.events import (
     OutcomeCosted,
 )
 from agentledger.schemas.partitioning import partition_of
-from agentledger.schemas.topics import topic_of
+from agentledger.schemas.topics import derived_topic_of
 
 # What is concluded of a run.
 CONCLUDED: tuple[type[Event], ...] = (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetExceeded,
     BudgetThresholdCrossed,
     ControlIssued,
@@ -112,5 +116,5 @@ class ConclusionWriter:
     def _kind(self, kind: type[Event]) -> tuple[str, bytes, TailEncoder]:
         name = kind.__name__
         tail = compile_tail_encoder(current_schemas()[name], ENVELOPE_FIELDS)
-        found = self._kinds[kind] = topic_of(name).name, self._codec.header_of(kind) + _ID, tail
+        found = self._kinds[kind] = derived_topic_of(name).name, self._codec.header_of(kind) + _ID, tail
         return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentledger.processors.budgets import RUNBOOK_URL, amount_text
 from agentledger.processors.hold_state import Account, Budget, Context, Head, Hold, context_of, cut
+from agentledger.schemas.budget_questions import RAISED, Raise
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.events import (
     AlertRaised,
@@ -64,10 +64,11 @@ class Line(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Why what was told at a limit is over: window_ended, retired, more; empty where it isn't. And by whom."""
+    """Why what was told at a limit is over: window_ended, retired, more; empty where it isn't. By whom, and why."""
 
     reason: str
     by: str = ""
+    why: str = ""
 
 
 class HoldEvents:
@@ -158,18 +159,11 @@ class HoldEvents:
         """A person is asked whether the budget may be more. The question is kept with the account."""
         budget, account, *_ = line
         account.question = self.new_id("approval", account.name, str(budget.version), str(account.start_us))
-        change = {
-            "metric": budget.metric,
-            "limit": budget.limit,
-            "used": account.used,
-            "held": account.reserved(budget),
-        }
+        change = Raise(budget.budget_id, account.scope, account.scope_value, budget.metric, budget.limit, account.used)
         return ApprovalRequested(
             **self._line_envelope(line, "ApprovalRequested", account.question),
             approval_id=account.question,
-            action="raise_budget",
-            target=f"{budget.budget_id} of {account.scope} {account.scope_value}",
-            change_redacted=json.dumps(change),
+            **change.asked(account.reserved(budget)),
             expires_at=account.end_us,
         )
 
@@ -180,7 +174,7 @@ class HoldEvents:
             approval_id=line.account.question,
             verdict="approved" if ending.reason == "more" else "expired",
             decided_by=cut(ending.by) if ending.reason == "more" else "",
-            reason={"more": "the budget was raised", "retired": "the budget was retired"}.get(
+            reason={"more": cut(ending.why) or RAISED, "retired": "the budget was retired"}.get(
                 ending.reason, "its window has ended"
             ),
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agentledger.processors.hold_book import HoldBook
 from agentledger.processors.hold_events import Ending, HoldEvents, Line
 from agentledger.processors.hold_state import WALL_CLOCK, Account, Context
-from agentledger.schemas.events import Event
+from agentledger.schemas.events import BudgetDeclared, Event
 
 EXCESS_ALARM_PERCENT = 10  # of the limit: so much overshoot is possible that the asks, or the ttl, are too small
 
@@ -44,13 +44,14 @@ class HoldLines:
             account.last_us = now_us
         self._book.touch(account)
 
-    def change(self, account: Account, declared_by: str, *, is_more: bool) -> Iterator[Event]:
+    def change(self, account: Account, declared: BudgetDeclared, *, is_more: bool) -> Iterator[Event]:
         """What follows from the account's budget having been changed; `is_more`: it allows more than before."""
         budget = self._book.budget_of(account)
         account.roll(budget, self._book.head.time_us)
         account.excess = max(account.excess, account.used + account.held - budget.limit)
         reason = "retired" if budget.retired else "more" if is_more else ""
-        yield from self._rearm(account, Ending(reason, declared_by), is_changed=True, is_over=budget.retired)
+        ending = Ending(reason, declared.declared_by, declared.reason)
+        yield from self._rearm(account, ending, is_changed=True, is_over=budget.retired)
         self._book.touch(account)
 
     def refuse(self, account: Account, context: Context, cause_id: str) -> Iterator[Event]:

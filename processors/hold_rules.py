@@ -302,4 +302,4 @@ class TenantHolds:
         is_more = budget.limit > last.limit or not budget.refuses
         for _, account in sorted(self.book.accounts.items()):
             if account.budget == budget.name:
-                yield from self._lines.change(account, declared.declared_by, is_more=is_more)
+                yield from self._lines.change(account, declared, is_more=is_more)

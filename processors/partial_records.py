@@ -26,7 +26,7 @@ SEQ_BLOCK_BITS: Final = 6  # producer_seq are noted in blocks of 64, a bit each
 _HEAD = struct.Struct(">BBIqI")
 HEAD_BYTES = _HEAD.size
 
-Usage = list[int]  # in the order of budgets.METRICS
+Usage = list[int]  # in the order of budgets.SUMMED
 Calls = list[Any]  # of one model or tool: how many, how many failed, sketch of how long they took in microseconds
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, ensure_ascii=False).encode
 

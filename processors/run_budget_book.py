@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from agentledger.processors.budgets import METRICS, declared_thresholds
+from agentledger.processors.charges import cut
 from agentledger.processors.run_state import NOTHING_DECLARED, RunState, id_tail
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.events import RunBudgetDeclared
@@ -37,6 +38,8 @@ class RunLimit(NamedTuple):
     limit: int
     thresholds: list[int]
     on_exceeded: str
+    declared_by: str = ""
+    reason: str = ""
 
     def holds(self, run: RunState) -> bool:
         """True where the run belongs to the scope."""
@@ -100,6 +103,8 @@ class RunBudgetBook:
             max(0, event.limit_amount),
             declared_thresholds(event.thresholds_percent),
             event.on_exceeded,
+            cut(event.declared_by),
+            cut(event.reason),
         )
         tenant.declared.append(_Declared(offset, limit, event.retired))
         self.changed[event.tenant_id] = offset

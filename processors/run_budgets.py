@@ -34,7 +34,16 @@ from agentledger.processors.charges import cut
 from agentledger.processors.conclusions import Conclusion
 from agentledger.processors.run_budget_book import RunBudgetBook, RunLimit
 from agentledger.processors.run_state import DeclaredLimit, RunState
-from agentledger.schemas.events import AlertRaised, AlertResolved, BudgetExceeded, BudgetThresholdCrossed, ControlIssued
+from agentledger.schemas.budget_questions import RAISED, Raise
+from agentledger.schemas.events import (
+    AlertRaised,
+    AlertResolved,
+    ApprovalDecided,
+    ApprovalRequested,
+    BudgetExceeded,
+    BudgetThresholdCrossed,
+    ControlIssued,
+)
 from agentledger.schemas.identity import derived_id
 
 OWN = ""  # stands for the run's own budget among the ids of declared ones; its events say "run"
@@ -57,7 +66,7 @@ def take_declared(state: RunState, book: RunBudgetBook, offset: int, out: list[C
             now = _begun(limit, before, state.used[limit.metric])
             state.declared.append(now)
             if before is not None and before.is_open and not now.is_open:
-                _resolve_declared(state, before, "limit_raised", out)
+                _resolve_declared(state, before, "limit_raised", out, limit)
                 lifted.append(now)
     for gone in known.values():
         if gone.is_open:
@@ -84,7 +93,12 @@ def cross_lines(state: RunState, used: list[int], cause_id: str | None, out: lis
             _tell(state, source, crossing, cause_id, out)
         crossed = limit.crossed | reached_bits(limit.limit, amount, limit.thresholds)
         line, is_new = next_line(limit.limit, crossed, limit.thresholds), amount > limit.limit and not limit.is_exceeded
-        state.declared[number] = limit._replace(crossed=crossed, line=line, is_open=limit.is_open or is_new)
+        question = limit.question
+        if is_new and limit.on_exceeded == "ask_human" and not question and not state.finished:
+            question = _ask(state, limit, amount, out)
+        state.declared[number] = limit._replace(
+            crossed=crossed, line=line, is_open=limit.is_open or is_new, question=question
+        )
 
 
 def cross_by_clock(state: RunState, now_us: int, out: list[Conclusion]) -> None:
@@ -114,7 +128,7 @@ def end_alerts(state: RunState, out: list[Conclusion]) -> None:
     for number, limit in enumerate(state.declared):
         if limit.is_open:
             _resolve_declared(state, limit, "run_ended", out)
-            state.declared[number] = limit._replace(is_open=False)
+            state.declared[number] = limit._replace(is_open=False, question="")
 
 
 def has_halted(state: RunState) -> bool:
@@ -133,6 +147,7 @@ def _begun(limit: RunLimit, before: DeclaredLimit | None, used: int) -> Declared
         crossed = sum(1 << place for place, percent in enumerate(limit.thresholds) if percent in said)
         crossed |= exceeded_bit(limit.thresholds) if before.is_exceeded else 0
         crossed &= reached_bits(limit.limit, used, limit.thresholds)
+    is_open = before is not None and before.is_open and bool(crossed & exceeded_bit(limit.thresholds))
     return DeclaredLimit(
         limit.budget_id,
         limit.metric,
@@ -142,18 +157,20 @@ def _begun(limit: RunLimit, before: DeclaredLimit | None, used: int) -> Declared
         cut(limit.on_exceeded),
         crossed,
         next_line(limit.limit, crossed, limit.thresholds),
-        before is not None and before.is_open and bool(crossed & exceeded_bit(limit.thresholds)),
+        is_open,
+        before.question if before is not None and is_open else "",
     )
 
 
 def _reaches_line(used: list[int], lines: list[int]) -> bool:
-    cost, tokens, model_calls, tool_calls, clock_ms = used
+    cost, tokens, model_calls, tool_calls, clock_ms, retries = used
     return (
         cost >= lines[0]
         or tool_calls >= lines[3]
         or clock_ms >= lines[4]
         or tokens >= lines[1]
         or model_calls >= lines[2]
+        or retries >= lines[5]
     )
 
 
@@ -214,10 +231,30 @@ def _resolve_own(state: RunState, metric: str, out: list[Conclusion]) -> None:
     _resolve(state, _alert_id(state, OWN, metric), "run_ended", (metric,), out)
 
 
-def _resolve_declared(state: RunState, limit: DeclaredLimit, reason: str, out: list[Conclusion]) -> None:
+def _ask(state: RunState, limit: DeclaredLimit, used: int, out: list[Conclusion]) -> str:
+    """Ask a person whether the budget may be more; the approval id."""
+    metric = METRICS[limit.metric]
+    id_parts = metric, limit.budget_id, limit.declaration
+    approval_id = derived_id(state.base_event_id, "approval", *id_parts)
+    change = Raise(limit.budget_id, "run", state.run_id, metric, limit.limit, used)
+    fields = {"approval_id": approval_id, **change.asked()}
+    out.append(Conclusion(ApprovalRequested, derived_id(state.base_event_id, "ApprovalRequested", *id_parts), fields))
+    return approval_id
+
+
+def _resolve_declared(
+    state: RunState, limit: DeclaredLimit, reason: str, out: list[Conclusion], answer: RunLimit | None = None
+) -> None:
+    """The alert is over, and so is the question: `answer` is the declaration of more, where that was it."""
     metric = METRICS[limit.metric]
     id_parts = (metric, limit.budget_id, limit.declaration, reason)
     _resolve(state, _alert_id(state, limit.budget_id, metric), reason, id_parts, out)
+    if limit.question:
+        fields = {"approval_id": limit.question, "verdict": "expired", "reason": reason.replace("_", " ")}
+        if answer is not None:
+            fields |= {"verdict": "approved", "decided_by": answer.declared_by, "reason": answer.reason or RAISED}
+        event_id = derived_id(state.base_event_id, "ApprovalDecided", limit.question)
+        out.append(Conclusion(ApprovalDecided, event_id, fields))
 
 
 def _resolve(state: RunState, alert_id: str, reason: str, id_parts: tuple[str, ...], out: list[Conclusion]) -> None:

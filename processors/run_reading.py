@@ -43,7 +43,7 @@ READ: dict[type[Event], list[str]] = {
         PolicyDecided: "engine policy policy_version rule verdict risk_tier action",
         RunFinished: "status",
         RunStarted: "source parent_run_id budget_cost_nanousd budget_tokens budget_model_calls budget_tool_calls "
-        "budget_wall_clock_ms on_budget_exceeded prompt_version policy_version thresholds_percent",
+        "budget_wall_clock_ms budget_tool_retries on_budget_exceeded prompt_version policy_version thresholds_percent",
         StateChanged: "",
         ToolCallCompleted: "tool requestor arguments_digest result_digest effect dry_run attempt status error_type "
         "latency_ms policy_decision_id reported_cost_nanousd",

@@ -27,7 +27,7 @@ from agentledger.processors.rules.memory import RunMemory
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.identity import UNCOUNTED
 
-STATE_VERSION = b"\x04"
+STATE_VERSION = b"\x05"
 FORGOTTEN_VERSION = b"\x03"
 DAY_US = 86_400_000_000
 RUN_KEPT_US: Final = 35 * DAY_US  # outcomes may come a month later
@@ -149,6 +149,7 @@ class DeclaredLimit(NamedTuple):
     crossed: int  # a bit for each threshold, and one for exceeded
     line: int  # the least usage that crosses one more
     is_open: bool  # that it is exceeded was told, and its end wasn't
+    question: str = ""  # the approval id under which a person was asked for more, until that is answered
 
     @property
     def is_exceeded(self) -> bool:
@@ -206,6 +207,7 @@ class RunState:
     derived_seq: int = 0
     declared_at: int = NOTHING_DECLARED  # offset of the last declaration that `declared` follows from
     declared: list[DeclaredLimit] = field(default_factory=list)
+    failing: dict[str, int] = field(default_factory=dict)  # hash of a tool call to how often it failed in a row
     has_limits: bool = False
     lines: list[int] = field(default_factory=lambda: [NEVER] * len(METRICS))  # the least usage that crosses one more
     memory: RunMemory = field(default_factory=RunMemory)  # of the anomaly rules

@@ -28,6 +28,7 @@ from agentledger.processors.budgets import (
     NO_LIMITS,
     TOKENS,
     TOOL_CALLS,
+    TOOL_RETRIES,
     WALL_CLOCK,
     declared_limits,
     declared_thresholds,
@@ -45,6 +46,7 @@ from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
 from agentledger.processors.rules.memory import Said
 from agentledger.processors.rules.normals import Normals
 from agentledger.processors.rules.run_rules import RunRules
+from agentledger.processors.rules.trackers import hash_of
 from agentledger.processors.run_budget_book import RunBudgetBook
 from agentledger.processors.run_budgets import cross_by_clock, cross_lines, end_alerts, has_halted, take_declared
 from agentledger.processors.run_state import NOTHING_DECLARED, RunState, id_tail
@@ -61,6 +63,7 @@ from agentledger.schemas.events import (
 from agentledger.schemas.identity import derived_id
 from agentledger.schemas.ports import Charge, PriceBook
 from agentledger.schemas.prices import rate_model_call
+from agentledger.schemas.tool_failures import FAILED, note_attempt
 
 LABELS_CHARS_MAX = 8192
 # Places in RunState.costs.
@@ -263,6 +266,9 @@ def _fold_tool_call(state: RunState, entry: Entry, prices: PriceBook, out: list[
             _add_reported(state, call.reported_cost_nanousd)
     if call.requestor != "user":
         state.used[TOOL_CALLS] += 1
+        if state.failing or call.status in FAILED:
+            failures = note_attempt(state.failing, f"{hash_of(call.tool, call.arguments_digest):x}", call.status)
+            state.used[TOOL_RETRIES] = max(state.used[TOOL_RETRIES], failures)
         if cost:
             state.used[COST] = clamped(state.used[COST] + cost)
 

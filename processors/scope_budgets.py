@@ -15,16 +15,17 @@ Decisions that hold here:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from agentledger.processors.budget_windows import bucket_of, first_bucket, window_of
-from agentledger.processors.budgets import METRICS, RUNBOOK_URL, amount_text
+from agentledger.processors.budgets import RUNBOOK_URL, SUMMED, amount_text
+from agentledger.processors.charges import cut
 from agentledger.processors.partial_records import BUCKET_US, Usage, group_fields
 from agentledger.processors.scope_events import Conclusions, Finding, alert_id_of, short
 from agentledger.processors.scope_run_budgets import tell_runs
 from agentledger.processors.scope_state import NEVER, Used, Watched
+from agentledger.schemas.budget_questions import RAISED, Raise
 from agentledger.schemas.control import is_control_scope
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import (
@@ -73,7 +74,7 @@ def declare(out: Conclusions, event: BudgetDeclared) -> None:
     out.state.declarations = [*out.state.declarations, event.event_id][-DECLARATIONS_MAX:]
     budgets, key = out.state.budgets, budget_key(event)
     tell_runs(out, event, key)
-    if event.retired or event.scope == "run" or event.metric not in METRICS or not _has_window(event):
+    if event.retired or event.scope == "run" or event.metric not in SUMMED or not _has_window(event):
         watched = budgets.pop(key, None)
         if watched is not None:
             for value, used in sorted(watched.values.items()):
@@ -95,7 +96,7 @@ def declare(out: Conclusions, event: BudgetDeclared) -> None:
     watched.declared = declared
     for value, used in sorted(watched.values.items()):
         if used.exceeded and used.used <= declared["limit_amount"]:
-            _end_alert(out, watched, value, used, "limit_raised")
+            _end_alert(out, watched, value, used, "limit_raised", answer=event)
         _look(out, watched, value, used)
 
 
@@ -112,7 +113,7 @@ def use(out: Conclusions, usage: GroupUsage) -> dict[str, dict[str, int]]:
                 continue
             for key, watched in budgets:
                 wanted = watched.declared["scope_value"]
-                amount = amounts[METRICS.index(watched.declared["metric"])]
+                amount = amounts[SUMMED.index(watched.declared["metric"])]
                 if amount and wanted in ("", found):
                     sums = added.setdefault(key, {})
                     sums[found] = sums.get(found, 0) + amount
@@ -259,15 +260,21 @@ def _say_exceeded(out: Conclusions, watched: Watched, value: str, used: Used) ->
             on_exceeded=action,
         )
     )
-    if action == "ask_human":
+    if action == "ask_human" and not used.question:
         out.events.append(_question(out, watched, value, used))
 
 
-def _end_alert(out: Conclusions, watched: Watched, value: str, used: Used, reason: str) -> None:
+def _end_alert(
+    out: Conclusions, watched: Watched, value: str, used: Used, reason: str, *, answer: BudgetDeclared | None = None
+) -> None:
+    """What was raised is over; `answer` is the declaration of more, where that was it."""
     if not used.exceeded:
         return
     used.exceeded = False
     out.resolve(alert_id_of(out.state.tenant_id, _finding(watched, value, used)), reason)
+    if used.question:
+        out.events.append(_answer(out, watched, value, used, reason, answer=answer))
+        used.question = ""
     action, scope = watched.declared["on_exceeded"], watched.declared["scope"]
     if action not in HALTING or not is_control_scope(scope):
         return
@@ -276,8 +283,6 @@ def _end_alert(out: Conclusions, watched: Watched, value: str, used: Used, reaso
         command = {"command": "resume", "scope": scope, "scope_value": value, "reason": reason}
         issued_by = f"budget:{watched.declared['budget_id']}"
         out.events.append(ControlIssued(**out.envelope(event_id, scope, value), **command, issued_by=issued_by))
-    if action == "ask_human":
-        out.events.append(_answer(out, watched, value, used, reason))
 
 
 def _still_halts(out: Conclusions, watched: Watched, value: str) -> bool:
@@ -294,26 +299,35 @@ def _still_halts(out: Conclusions, watched: Watched, value: str) -> bool:
 def _question(out: Conclusions, watched: Watched, value: str, used: Used) -> ApprovalRequested:
     """A person is asked whether the budget may be more."""
     declared = watched.declared
-    change = {"metric": declared["metric"], "limit": declared["limit_amount"], "used": used.used}
+    used.question = _approval_id(out, watched, value, used)
+    change = Raise(
+        declared["budget_id"], declared["scope"], value, declared["metric"], declared["limit_amount"], used.used
+    )
     event_id = _line_id(out, watched, value, used, "ApprovalRequested")
     return ApprovalRequested(
         **out.envelope(event_id, declared["scope"], value),
-        approval_id=_approval_id(out, watched, value, used),
-        action="raise_budget",
-        target=f"{declared['budget_id']} of {declared['scope']} {value}",
-        change_redacted=json.dumps(change),
+        approval_id=used.question,
+        **change.asked(),
         expires_at=used.window_end_us,
     )
 
 
-def _answer(out: Conclusions, watched: Watched, value: str, used: Used, reason: str) -> ApprovalDecided:
+def _answer(
+    out: Conclusions, watched: Watched, value: str, used: Used, reason: str, *, answer: BudgetDeclared | None
+) -> ApprovalDecided:
     """The question was answered by declaring more, or it has lapsed."""
     event_id = _line_id(out, watched, value, used, "ApprovalDecided", reason)
+    envelope = out.envelope(event_id, watched.declared["scope"], value)
+    if answer is None:
+        return ApprovalDecided(
+            **envelope, approval_id=used.question, verdict="expired", reason=reason.replace("_", " ")
+        )
     return ApprovalDecided(
-        **out.envelope(event_id, watched.declared["scope"], value),
-        approval_id=_approval_id(out, watched, value, used),
-        verdict="approved" if reason == "limit_raised" else "expired",
-        reason=reason.replace("_", " "),
+        **envelope,
+        approval_id=used.question,
+        verdict="approved",
+        decided_by=cut(answer.declared_by),
+        reason=cut(answer.reason) or RAISED,
     )
 
 

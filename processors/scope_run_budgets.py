@@ -58,6 +58,8 @@ def _say(out: Conclusions, event: BudgetDeclared, *, retired: bool) -> None:
                 thresholds_percent=event.thresholds_percent,
                 on_exceeded=event.on_exceeded,
                 retired=retired,
+                declared_by=event.declared_by,
+                reason=event.reason,
             )
         )
 

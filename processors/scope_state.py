@@ -55,6 +55,7 @@ class Used:
     episode: int = 0  # how often a window without end was exceeded
     slots: dict[int, int] = field(default_factory=dict)  # of a sliding window
     closed: list[int] = field(default_factory=list)  # [start, total] of the last window that closed with usage
+    question: str = ""  # the approval id under which a person was asked for more, until that is answered
 
     def to_list(self) -> list[Any]:
         """Its fields, for JSON."""
@@ -67,13 +68,16 @@ class Used:
             self.episode,
             self.slots,
             self.closed,
+            self.question,
         ]
 
     @classmethod
     def from_list(cls, items: list[Any]) -> Used:
         """The inverse of `to_list`, after JSON."""
-        start, end, used, crossed, exceeded, episode, slots, closed = items
-        return cls(start, end, used, crossed, bool(exceeded), episode, {int(k): v for k, v in slots.items()}, closed)
+        start, end, used, crossed, exceeded, episode, slots, closed, *question = items
+        return cls(
+            start, end, used, crossed, bool(exceeded), episode, {int(k): v for k, v in slots.items()}, closed, *question
+        )
 
 
 @dataclass(slots=True)

@@ -17,13 +17,14 @@ from agentledger.schemas.money import NANOUSD_PER_USD, usd_to_nanousd
 CallKind = Literal["model", "tool"]
 OnExceeded = Literal["halt", "warn", "ask_human", "escalate"]
 ON_EXCEEDED = ("halt", "warn", "ask_human", "escalate")
-_LIMITS = ("tokens", "model_calls", "tool_calls")
+_LIMITS = ("tokens", "model_calls", "tool_calls", "tool_retries")
 
 
 class RunBudgetExceededError(BudgetExceededError):
     """The run's budget doesn't allow the next call; it was not made. `used` and `limit` are in the metric's unit.
 
-    `metric` is cost_usd, tokens, model_calls, tool_calls or wall_clock_s; `on_exceeded` is what the budget asks for.
+    `metric` is cost_usd, tokens, model_calls, tool_calls, wall_clock_s or tool_retries; `on_exceeded` is what the
+    budget asks for.
     """
 
     def __init__(self, run_id: str, metric: str, limit: float, used: float, on_exceeded: OnExceeded) -> None:
@@ -54,6 +55,9 @@ class UnknownUsageError(RunBudgetExceededError):
 class RunBudget:
     """Limits of one run; None is no limit. Dollars, counts and seconds as people say them.
 
+    `tool_retries` is how often one tool call (the same tool, the same arguments) may be tried again: of 2, the limit is
+    passed when the first attempt and two retries have failed in a row.
+
     `on_exceeded`: halt, escalate and ask_human refuse the next call (the run then ends halted, or escalated); warn
     only says so. `unpriced` decides what follows a call whose price or tokens are unknown: refuse or allow.
     Raises UsageError for a negative limit or an unknown word.
@@ -64,6 +68,7 @@ class RunBudget:
     model_calls: int | None = None
     tool_calls: int | None = None
     wall_clock_s: float | None = None
+    tool_retries: int | None = None
     on_exceeded: OnExceeded = "halt"
     unpriced: Literal["refuse", "allow"] = "refuse"
 
@@ -118,6 +123,7 @@ class RunUsage:
     tool_calls: int = 0
     tokens: int = 0
     cost_nanousd: int = 0
+    tool_retries: int = 0  # the most often that one tool call has failed in a row
     calls_without_price: int = 0
     calls_without_tokens: int = 0
 
@@ -130,6 +136,10 @@ def check_before(kind: CallKind, usage: RunUsage, budget: RunBudget, run_id: str
     calls, limit = (usage.model_calls, budget.model_calls) if kind == "model" else (usage.tool_calls, budget.tool_calls)
     if limit is not None and calls >= limit:
         raise RunBudgetExceededError(run_id, f"{kind}_calls", limit, calls, budget.on_exceeded)
+    if budget.tool_retries is not None and usage.tool_retries > budget.tool_retries:
+        raise RunBudgetExceededError(
+            run_id, "tool_retries", budget.tool_retries, usage.tool_retries, budget.on_exceeded
+        )
     if budget.wall_clock_s is not None and elapsed_us >= budget.wall_clock_s * 1e6:
         raise RunBudgetExceededError(
             run_id, "wall_clock_s", budget.wall_clock_s, round(elapsed_us / 1e6, 3), budget.on_exceeded

@@ -19,6 +19,7 @@ from agentledger.producers.calls import Call, ModelCall
 from agentledger.producers.emitter import BLANK_ENVELOPE
 from agentledger.schemas.events import ModelCallCompleted
 from agentledger.schemas.ports import Charge, PriceBook, TokenUsage
+from agentledger.schemas.tool_failures import FAILED, note_attempt
 from agentledger.schemas.tool_prices import rate_tool_call
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Meter:
         self._run_id = run_id
         self._prices = prices
         self._warned: set[str] = set()
+        self._failing: dict[tuple[str, str], int] = {}  # tool and digest of the arguments, to failures in a row
         self._lock = threading.Lock()
 
     def admit(self, kind: CallKind, elapsed_us: int) -> RunBudgetExceededError | None:
@@ -79,15 +81,16 @@ class Meter:
         with self._lock:
             self._count(kind, 1)
 
-    def settle(self, call: Call, at_us: int, *, is_counted: bool = True) -> None:
-        """Add what an ended call used, and the call itself unless it is counted. Never raises: what can't be read
-        counts as unknown.
+    def settle(self, call: Call, at_us: int, *, is_counted: bool = True) -> int:
+        """Add what an ended call used, and the call itself unless it is counted; how often this tool call has now
+        failed in a row, 0 where it didn't fail.
 
-        A model call of unknown cost or tokens counts with what was estimated before it, where there was an estimate.
+        Never raises: what can't be read counts as unknown. A model call of unknown cost or tokens counts with what was
+        estimated before it, where there was an estimate.
         """
         if isinstance(call, ModelCall):
             self._settle_model_call(call, at_us, is_counted)
-            return
+            return 0
         is_limited = self.budget is not None and self.budget.cost_usd is not None
         cost = cost_of_tool(call, self._prices, at_us) if is_limited else clean_int(call.reported_cost_nanousd)
         with self._lock:
@@ -95,6 +98,12 @@ class Meter:
                 self.usage.tool_calls += 1
             if cost is not None:
                 self.usage.cost_nanousd += max(0, cost)
+            return self._note_attempt(call) if self._failing or call.status in FAILED else 0
+
+    def _note_attempt(self, call: Call) -> int:
+        failures = note_attempt(self._failing, (call.name, getattr(call, "arguments_digest", "")), call.status)
+        self.usage.tool_retries = max(self.usage.tool_retries, failures)
+        return failures
 
     def _settle_model_call(self, call: ModelCall, at_us: int, is_counted: bool) -> None:
         tokens, budget, total = _tokens_of(call), self.budget, self.usage

@@ -13,7 +13,6 @@ from agentledger.producers.event_ids import new_event_id
 from agentledger.producers.holds import Amounts, Estimate, ask_for_model_call, ask_for_tool_call
 from agentledger.producers.metering import Meter, cost_of_tool, use_of
 from agentledger.producers.run_facts import RunFacts
-from agentledger.producers.tool_failures import ToolFailures
 from agentledger.schemas import events
 from agentledger.schemas.control import CONTROL_ENGINE
 from agentledger.schemas.errors import AgentledgerError, ControlUnreachableError, HaltedError
@@ -42,7 +41,6 @@ class RunCalls(RunFacts):
         self.refused_by: AgentledgerError | None = None  # the halt that refused the last call; None once one may pass
         self._started_us = ledger.timer()
         self._hold_envelope: RunEnvelope | None = None
-        self._tool_failures = ToolFailures()
         self._asked_about: RunBudget | None = None  # the budget for which a person was asked for more
 
     def model_call(
@@ -266,10 +264,10 @@ class RunCalls(RunFacts):
     def record_call(self, call: Call) -> None:
         """Emit a call that ends now, add what it used, and settle its hold. Never raises."""
         now_us = self.ledger.clock()
-        self.meter.settle(call, now_us)
-        self._emit_call(call, now_us)
+        failures = self.meter.settle(call, now_us)
+        self._emit_call(call, now_us, failures)
 
-    def _emit_call(self, call: Call, now_us: int) -> None:
+    def _emit_call(self, call: Call, now_us: int, failures: int) -> None:
         ledger = self.ledger
         emitter = ledger.emitter
         emitter.emit(
@@ -279,9 +277,6 @@ class RunCalls(RunFacts):
             ledger.payloads.send(self.envelope, call.event_id, call.payloads)
         if ledger.holds is None:
             return
-        failures = 0
-        if isinstance(call, ToolCall):
-            failures = self._tool_failures.note(call.tool, call.arguments_digest, call.status)
         if call.hold is not None:
             envelope, used = self._holding(ledger.holds), self._used(call, now_us)
             ledger.holds.settle(call.hold, envelope, used, call.event_id, failures)
@@ -323,8 +318,8 @@ class RunCalls(RunFacts):
         now_us = self.ledger.clock() if occurred_at is None else occurred_at
         call.event_id = event_id = new_event_id(now_us)
         call.parent_event_id = self.enclosing_event_id()
-        self.meter.settle(call, now_us, is_counted=False)
-        self._emit_call(call, now_us)
+        failures = self.meter.settle(call, now_us, is_counted=False)
+        self._emit_call(call, now_us, failures)
         return event_id
 
     def _known(self, kind: type[Call], facts: Mapping[str, object]) -> Mapping[str, object]:

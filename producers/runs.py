@@ -234,5 +234,6 @@ def _declared(budget: RunBudget | None) -> dict[str, Any]:
         "budget_model_calls": budget.model_calls,
         "budget_tool_calls": budget.tool_calls,
         "budget_wall_clock_ms": budget.wall_clock_ms,
+        "budget_tool_retries": budget.tool_retries,
         "on_budget_exceeded": budget.on_exceeded,
     }

@@ -146,6 +146,7 @@ class BudgetDeclared(Event):
     when_unreachable: str = ""
     retired: bool = False
     declared_by: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -469,6 +470,8 @@ class RunBudgetDeclared(Event):
     thresholds_percent: list[str] = field(default_factory=list)
     on_exceeded: str = ""
     retired: bool = False
+    declared_by: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -500,6 +503,7 @@ class RunStarted(Event):
     policy_version: str = ""
     toolset_version: str = ""
     thresholds_percent: list[str] = field(default_factory=list)
+    budget_tool_retries: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -66,6 +66,7 @@ CREATE OR REPLACE VIEW agentledger.runs
     budget_model_calls Nullable(Int64) COMMENT 'The run''s own limit on model calls',
     budget_tool_calls Nullable(Int64) COMMENT 'The run''s own limit on tool calls',
     budget_wall_clock_ms Nullable(Int64) COMMENT 'The run''s own limit on time, milliseconds',
+    budget_tool_retries Nullable(Int64) COMMENT 'The run''s own limit on how often one tool call is tried again',
     on_budget_exceeded String COMMENT 'What the run''s own budget asks for at its limit',
     status_reason String COMMENT 'Why the run ended so',
     error_type String COMMENT 'Class of the error that ended the run',
@@ -83,7 +84,8 @@ AS WITH
         source String, task String, parent_run_id String, workflow String,
         agent_id String, agent_version String, environment String, actor String,
         labels Map(String, String), budget_cost_nanousd Nullable(Int64), budget_tokens Nullable(Int64), budget_model_calls Nullable(Int64),
-        budget_tool_calls Nullable(Int64), budget_wall_clock_ms Nullable(Int64), on_budget_exceeded String, prompt_version String,
+        budget_tool_calls Nullable(Int64), budget_wall_clock_ms Nullable(Int64), budget_tool_retries Nullable(Int64),
+        on_budget_exceeded String, prompt_version String,
         policy_version String, toolset_version String, occurred_at DateTime64(6, 'UTC')
     )) AS start,
     CAST(finish_values AS Tuple(
@@ -167,6 +169,7 @@ SELECT
     start.budget_model_calls AS budget_model_calls,
     start.budget_tool_calls AS budget_tool_calls,
     start.budget_wall_clock_ms AS budget_wall_clock_ms,
+    start.budget_tool_retries AS budget_tool_retries,
     start.on_budget_exceeded AS on_budget_exceeded,
     finish.reason AS status_reason,
     finish.error_type AS error_type,
@@ -186,7 +189,7 @@ FROM
         argMinIf(
             (source, task, parent_run_id, workflow, agent_id, agent_version, environment, actor, labels,
              budget_cost_nanousd, budget_tokens, budget_model_calls, budget_tool_calls, budget_wall_clock_ms,
-             on_budget_exceeded, prompt_version, policy_version, toolset_version, occurred_at),
+             budget_tool_retries, on_budget_exceeded, prompt_version, policy_version, toolset_version, occurred_at),
             (ledger_time, log_index), event_type = 'RunStarted'
         ) AS start_values,
         argMaxIf(

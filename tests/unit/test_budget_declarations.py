@@ -121,7 +121,7 @@ def test_what_the_docs_show_is_read() -> None:
         (one("limits: {usd: .inf}"), 3, "budgets[0].limits.usd"),
         (one("limits: {tokens: 1.5}"), 3, "budgets[0].limits.tokens"),
         (one("limits: {}"), 3, "names no limit"),
-        (one("limits: {tool_retries: 2}"), 3, "tool_retries can only be held, and per run"),
+        (one("limits: {tool_retries: 2}"), 3, "tool_retries are counted run by run"),
         (one("limits: {euros: 5}"), 3, "there is no such key"),
         (one("window: week"), 3, "sliding 24h"),
         (one("window: sliding 0h"), 3, "sliding 24h"),

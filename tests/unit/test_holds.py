@@ -14,6 +14,7 @@ from agentledger.processors.hold_events import RUNBOOK_URLS
 from agentledger.processors.hold_rules import DUE_PER_RECORD_MAX, LATE_US, REMEMBERED_US, RENEWED_US_MAX
 from agentledger.processors.hold_state import RUN_KEPT_US
 from agentledger.processors.holds import HoldFold
+from agentledger.schemas.budget_questions import Raise, raise_of
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -236,7 +237,8 @@ def test_ask_human_asks_once_and_more_budget_is_the_answer() -> None:
     derived = log.request("h2", 11, agent_id="a")
     question = one(ApprovalRequested, derived)
     assert (question.action, question.target, question.run_id) == ("raise_budget", "b of tenant acme", "run-1")
-    assert json.loads(question.change_redacted or "") == {"metric": "cost_nanousd", "limit": 100, "used": 0, "held": 90}
+    assert raise_of(question.change_redacted) == Raise("b", "tenant", "acme", "cost_nanousd", 100, 0)
+    assert json.loads(question.change_redacted)["held"] == 90
     assert of(ControlIssued, derived) == []  # smaller calls go on while somebody thinks about it
     assert {record.topic for record in log.sent if b"raise_budget" in (record.value or b"")} == {BUDGETS.name}
     assert len(log.request("h3", 11)) == 1

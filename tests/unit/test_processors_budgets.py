@@ -56,6 +56,6 @@ def test_lines_are_crossed_exactly_where_usage_reaches_them(limit: int, amounts:
 
 def test_limits_come_in_the_order_of_the_metrics_and_negative_ones_are_none() -> None:
     started = Author().start(
-        budget_cost_nanousd=1, budget_tokens=2, budget_model_calls=-3, budget_tool_calls=4, budget_wall_clock_ms=None
+        budget_cost_nanousd=1, budget_tokens=2, budget_model_calls=-3, budget_tool_calls=4, budget_tool_retries=3
     )
-    assert declared_limits(started) == [1, 2, None, 4, None]
+    assert declared_limits(started) == [1, 2, None, 4, None, 3]

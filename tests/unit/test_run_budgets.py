@@ -9,9 +9,12 @@ import pytest
 
 from agentledger.processors.packing import PackedRecord
 from agentledger.processors.scope_run_budgets import RUN_LIMITS_MAX
+from agentledger.schemas.budget_questions import Raise, raise_of
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetExceeded,
     BudgetThresholdCrossed,
     ControlIssued,
@@ -19,7 +22,7 @@ from agentledger.schemas.events import (
     RunBudgetDeclared,
 )
 from agentledger.schemas.partitioning import partition_of
-from agentledger.schemas.topics import EVENTS
+from agentledger.schemas.topics import BUDGETS, EVENTS
 from tests.run_logs import CODEC, T0_US, Author, Folded, folded, run_budget, ticked
 from tests.scope_rig import SOURCES, Stage2, budget, declarations, run_stage2, stage1, tick
 from tests.traces import ROOT
@@ -117,6 +120,54 @@ def test_a_halt_stays_while_another_budget_of_the_run_is_exceeded() -> None:
     result = folded([*log, author.model_call()])
     assert [event.reason for event in result.events(AlertResolved)] == ["budget_retired"]
     assert [event.command for event in result.events(ControlIssued)] == ["halt", "halt"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_tool_call_that_fails_with_all_its_retries_is_over_a_watched_budget_of_retries(own: bool) -> None:
+    author = Author()
+    declared = [] if own else [run_budget(metric="tool_retries", limit_amount=2, on_exceeded="escalate")]
+    fields: dict[str, Any] = {"budget_tool_retries": 2, "on_budget_exceeded": "escalate"} if own else {}
+    kinds = [("a", "error"), ("b", "timeout"), ("a", "denied"), ("a", "ok"), ("a", "error"), ("b", "error")]
+    calls = [author.tool_call(arguments_digest=name, status=status) for name, status in kinds]
+    fine = folded([*declared, author.start(**fields), *calls])
+    assert [event.threshold_percent for event in fine.events(BudgetThresholdCrossed)] == [50] + [80, 100] * own
+    result = folded([*declared, author.start(**fields), *calls, author.tool_call(arguments_digest="b", status="error")])
+    [exceeded], [halt] = result.events(BudgetExceeded), result.events(ControlIssued)
+    assert (exceeded.metric, exceeded.used_amount, exceeded.limit_amount) == ("tool_retries", 3, 2)
+    assert (halt.command, halt.scope, halt.on_exceeded) == ("halt", "run", "escalate")
+    user = author.tool_call(arguments_digest="b", status="error", requestor="user")
+    assert folded([*declared, author.start(**fields), *calls, user]).events(BudgetExceeded) == []
+
+
+def test_a_run_over_a_watched_budget_that_asks_is_halted_and_a_person_asked_whose_answer_is_more() -> None:
+    author = Author()
+    asks = run_budget(on_exceeded="ask_human")
+    more = run_budget(2, on_exceeded="ask_human", limit_amount=3, declared_by="maria", reason="a large order")
+    log = [asks, author.start(), *(author.tool_call() for _ in range(3))]
+    asked = folded(log)
+    [question] = asked.events(ApprovalRequested)
+    assert raise_of(question.change_redacted) == Raise("careful", "run", "run-1", "tool_calls", 2, 3)
+    assert [record.topic for record in asked.derived if b"raise_budget" in (record.value or b"")] == [BUDGETS.name]
+    log += [more, author.model_call()]
+    raised = folded(log)
+    [answer] = raised.events(ApprovalDecided)
+    assert (answer.approval_id, answer.verdict) == (question.approval_id, "approved")
+    assert (answer.decided_by, answer.reason) == ("maria", "a large order")
+    assert [event.command for event in raised.events(ControlIssued)] == ["halt", "resume"]
+    again = folded([*log, author.tool_call(), author.finish("escalated")])
+    _, second = again.events(ApprovalRequested)
+    assert second.approval_id != question.approval_id
+    assert [(event.approval_id, event.verdict) for event in again.events(ApprovalDecided)] == [
+        (question.approval_id, "approved"), (second.approval_id, "expired"),
+    ]  # fmt: skip
+
+
+def test_a_budget_that_comes_to_ask_later_answers_no_question_that_it_never_asked() -> None:
+    author = Author()
+    log = [run_budget(), author.start(), *(author.tool_call() for _ in range(3))]
+    log += [run_budget(2, on_exceeded="ask_human"), author.model_call()]
+    log += [run_budget(3, limit_amount=9), author.model_call()]
+    assert folded(log).events(ApprovalRequested, ApprovalDecided) == []
 
 
 def test_a_repetition_of_an_older_declaration_undoes_nothing() -> None:

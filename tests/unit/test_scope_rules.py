@@ -12,6 +12,7 @@ from agentledger.processors.rules.models import RuleSet
 from agentledger.processors.scope_rules import watches_of
 from agentledger.processors.scope_watch import RuleWatch
 from agentledger.schemas import uuid7
+from agentledger.schemas.budget_questions import Raise, raise_of
 from agentledger.schemas.control import control_key
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import (
@@ -259,12 +260,16 @@ def test_a_budget_of_any_scope_halts_it(scope: str, value: str) -> None:
 
 def test_a_watched_budget_that_asks_halts_asks_and_takes_more_for_an_answer() -> None:
     asks = {"scope": "agent", "scope_value": "", "on_exceeded": "ask_human"}
-    declared = [(0, budget(USD, **asks)), (10_000, budget(3 * USD, budget_version=2, **asks))]
+    more = budget(3 * USD, budget_version=2, declared_by="maria", reason="go on", **asks)
+    declared = [(0, budget(USD, **asks)), (10_000, more)]
     stage = folded([happened(5000, 2 * USD), happened(20_000, 2 * USD)], declared=declared, end_ms=26 * HOUR_MS)
     first, second = stage.events(ApprovalRequested)
     assert (first.action, first.target) == ("raise_budget", "b1 of agent refunds")
     answers = [(item.approval_id, item.verdict) for item in stage.events(ApprovalDecided)]
     assert answers == [(first.approval_id, "approved"), (second.approval_id, "expired")]
+    approved = stage.events(ApprovalDecided)[0]
+    assert (approved.decided_by, approved.reason) == ("maria", "go on")
+    assert raise_of(first.change_redacted) == Raise("b1", "agent", "refunds", "cost_nanousd", USD, 2 * USD)
     commands = [(item.command, item.scope_value, item.on_exceeded) for item in stage.events(ControlIssued)]
     assert commands == [
         ("halt", "refunds", "ask_human"), ("resume", "refunds", ""), ("halt", "refunds", "ask_human"),

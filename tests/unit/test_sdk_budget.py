@@ -345,3 +345,26 @@ def test_the_shipped_prices_hold_a_budget_of_dollars() -> None:
         assert run.usage.cost_nanousd == 1420 * 2000 + 310 * 8000  # $2 and $8 a million tokens
         with run.tool_call("create_refund"):
             pass
+
+
+def test_a_run_whose_tool_call_failed_with_all_its_retries_makes_no_more_calls() -> None:
+    ledger = Ledger.for_testing()
+    attempts = [(1, "error"), (2, "error"), (1, "ok"), (1, "error"), (2, "denied"), (2, "error")]
+    with ledger.run("w", budget={"tool_retries": 1}) as run:
+        for order, status in attempts:
+            with run.tool_call("search", arguments={"order": order}) as call:
+                call.status = status
+        for refused in (run.tool_call("search", arguments={"order": 3}), run.model_call(model="m")):
+            with pytest.raises(RunBudgetExceededError) as refusal, refused:
+                pass
+            assert (refusal.value.metric, refusal.value.limit, refusal.value.used) == ("tool_retries", 1, 2)
+        run.extend_budget({"tool_retries": 2}, approved_by="maria")
+        with run.model_call(model="m"):
+            pass
+    [started] = [event for event in ledger.events if isinstance(event, events.RunStarted)]
+    assert started.budget_tool_retries == 1
+    with ledger.run("w", budget={"tool_retries": 1, "on_exceeded": "warn"}) as run:
+        for _ in range(4):
+            run.record_tool_call("search", status="timeout")
+        with run.model_call(model="m"):
+            pass

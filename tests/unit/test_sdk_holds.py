@@ -19,13 +19,13 @@ from agentledger.processors.charges import tool_charge
 from agentledger.producers import EmitProblem, Estimate, HoldSettings, Ledger
 from agentledger.producers.calls import enclosing
 from agentledger.producers.holds import NO_ESTIMATE, Amounts, Hold, ask_for_model_call
-from agentledger.producers.tool_failures import CALLS_MAX, ToolFailures
 from agentledger.schemas import events
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import HoldRefusedError, HoldUnansweredError, UnpricedError, UsageError
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.testing.hold_decider import FakeHoldDecider
 from agentledger.schemas.testing.price_book import FixedPriceBook
+from agentledger.schemas.tool_failures import CALLS_MAX, note_attempt
 from agentledger.schemas.topics import HOLDS
 
 CODEC = Codec(open_registry())
@@ -346,20 +346,20 @@ def test_failures_in_a_row_of_one_tool_call_are_reported() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ok", "error", "timeout", "denied"]))))
 def test_failures_are_counted_since_the_call_last_worked(calls: list[tuple[int, str]]) -> None:
-    failures = ToolFailures()
+    failing: dict[str, int] = {}
     for place, (number, status) in enumerate(calls):
-        said = failures.note("t", str(number), status)
+        said = note_attempt(failing, str(number), status)
         earlier = [how for which, how in calls[: place + 1] if which == number and how != "denied"]
         in_a_row = len(earlier) - max((at + 1 for at, how in enumerate(earlier) if how == "ok"), default=0)
         assert said == (0 if status == "denied" else in_a_row)
 
 
 def test_only_so_many_failing_calls_are_told_apart() -> None:
-    failures = ToolFailures()
+    failing: dict[str, int] = {}
     for number in range(CALLS_MAX + 1):
-        assert failures.note("t", str(number), "error") == 1
-    assert failures.note("t", str(CALLS_MAX), "error") == 2
-    assert failures.note("t", "0", "error") == 1
+        assert note_attempt(failing, str(number), "error") == 1
+    assert note_attempt(failing, str(CALLS_MAX), "error") == 2
+    assert note_attempt(failing, "0", "error") == 1
 
 
 def renewals_of(decider: FakeHoldDecider) -> list[events.HoldReported]:
