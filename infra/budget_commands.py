@@ -13,13 +13,12 @@ from confluent_kafka import Producer
 from agentledger.processors.budget_declarations import Change, Key, newest
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.errors import BrokerError
-from agentledger.schemas.events import BudgetDeclared
+from agentledger.schemas.events import BudgetDeclared, Event
 from agentledger.schemas.topics import HOLDS
 from agentledger.sinks.queries import query, store_error
 
 DELIVERY_S_MAX = 10.0  # a person waits for this
 VISIBLE_S_MAX = 15.0  # until what was declared is in the ledger; the writer takes a second
-STANDINGS_MAX = 1000
 
 _DECLARED = """
 SELECT raw FROM agentledger.ledger
@@ -30,23 +29,8 @@ SELECT raw, toUnixTimestamp64Micro(ledger_time) AS at_us FROM agentledger.ledger
 WHERE event_type = 'BudgetDeclared' AND occurrence = 'first' ORDER BY partition, log_index"""
 _VISIBLE = """
 SELECT count() AS found FROM agentledger.ledger
-WHERE event_type = 'BudgetDeclared' AND occurrence = 'first' AND tenant_id = {tenant:String}
+WHERE event_type IN ('BudgetDeclared', 'ApprovalDecided') AND occurrence = 'first' AND tenant_id = {tenant:String}
     AND event_id IN {ids:Array(UUID)}"""
-# A budget's conclusions of one account are numbered by their producer; those of one moment have the amounts of then.
-_STANDINGS = """
-SELECT budget_id, metric, scope, scope_value, if(is_per_run, run_id, '') AS run,
-    argMax(held_amount, producer_seq) AS held, argMax(used_amount, producer_seq) AS used,
-    max(held_amount + used_amount) AS most, max(ledger_time) AS last_at
-FROM agentledger.ledger
-LEFT JOIN (
-    SELECT budget_id, metric, argMax(window, log_index) = 'run' AS is_per_run FROM agentledger.ledger
-    WHERE event_type = 'BudgetDeclared' AND occurrence = 'first' AND tenant_id = {tenant:String}
-    GROUP BY budget_id, metric
-) AS declared USING (budget_id, metric)
-WHERE event_type IN ('BudgetHeld', 'BudgetSettled', 'BudgetReleased') AND occurrence = 'first'
-    AND tenant_id = {tenant:String} AND ({budget:String} = '' OR budget_id = {budget:String})
-GROUP BY budget_id, metric, scope, scope_value, run
-ORDER BY last_at DESC LIMIT {rows_max:UInt32}"""
 
 
 def declared_budgets(client: Any, tenant_id: str, registry_url: str = "") -> list[BudgetDeclared]:
@@ -82,8 +66,14 @@ def new_producer_id(declared_by: str) -> str:
 
 def publish_changes(kafka: dict[str, Any], changes: Sequence[Change], registry_url: str = "") -> list[BudgetDeclared]:
     """Send what is due and wait until the broker has it; the events. Raises BrokerError."""
-    codec = Codec(open_registry(registry_url))
     events = [change.event for change in changes if change.event is not None]
+    publish_events(kafka, events, registry_url)
+    return events
+
+
+def publish_events(kafka: dict[str, Any], events: Sequence[Event], registry_url: str = "") -> None:
+    """Send declarations and answers to where a tenant's budgets are decided. Raises BrokerError."""
+    codec = Codec(open_registry(registry_url))
     failures: list[str] = []
     settings = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": round(DELIVERY_S_MAX * 1000)}
     producer = Producer({**settings, "log_level": 0, **kafka})
@@ -98,12 +88,11 @@ def publish_changes(kafka: dict[str, Any], changes: Sequence[Change], registry_u
     if failures or waiting:
         raise BrokerError(
             f"not all declarations were sent: {failures[0] if failures else 'no answer from the broker'}",
-            next_step="check the broker and apply again: what was sent is not sent twice",
+            next_step="check the broker and do it again: what was sent is not sent twice",
         )
-    return events
 
 
-def wait_visible(client: Any, tenant_id: str, events: Sequence[BudgetDeclared]) -> bool:
+def wait_visible(client: Any, tenant_id: str, events: Sequence[Event]) -> bool:
     """Wait until the events are in the ledger, so that the next apply knows them; whether they came in time."""
     ids = [event.event_id for event in events]
     end = time.monotonic() + VISIBLE_S_MAX
@@ -113,13 +102,3 @@ def wait_visible(client: Any, tenant_id: str, events: Sequence[BudgetDeclared]) 
             return True
         time.sleep(0.2)
     return not ids
-
-
-def standings(client: Any, tenant_id: str, budget_id: str = "") -> list[dict[str, Any]]:
-    """Per held budget, metric and scope value (and run, where each has its own): held and used at its last event.
-
-    `most` is the most that was held and used at a time: what lies over the limit is overshoot. The last used first, at
-    most STANDINGS_MAX. Raises StoreError.
-    """
-    parameters = {"tenant": tenant_id, "budget": budget_id, "rows_max": STANDINGS_MAX}
-    return query(client, _STANDINGS, parameters=parameters).records()

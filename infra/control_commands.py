@@ -64,8 +64,11 @@ def control_event(command: Command, *, producer_id: str = "", now_us: int | None
     )
 
 
-def publish_command(kafka: dict[str, Any], command: Command, registry_url: str = "") -> None:
-    """Send a command and wait until the broker has it. Raises BrokerError, also where that takes over ten seconds."""
+def publish_command(kafka: dict[str, Any], command: Command, registry_url: str = "", *, owner: str = "") -> None:
+    """Send a command and wait until the broker has it; with an `owner`, about that owner's halts alone.
+
+    Raises BrokerError, also where it takes over ten seconds.
+    """
     value = Codec(open_registry(registry_url)).encode(control_event(command))
     failures: list[str] = []
     producer = Producer(
@@ -75,7 +78,7 @@ def publish_command(kafka: dict[str, Any], command: Command, registry_url: str =
     producer.produce(
         CONTROL.name,
         value,
-        control_key(*command.subject),
+        control_key(*command.subject, owner),
         on_delivery=lambda error, _: failures.append(error.str()) if error is not None else None,
     )
     waiting = producer.flush(DELIVERY_S_MAX + 1)

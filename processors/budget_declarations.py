@@ -98,6 +98,7 @@ def changes_of(
     declared_by: str,
     producer_id: str,
     prune: bool = False,
+    reason: str = "",
 ) -> list[Change]:
     """What has to be declared so that exactly `limits` hold; with `prune` also that other budgets end.
 
@@ -131,6 +132,7 @@ def changes_of(
             budget_version=version,
             retired=is_ended,
             declared_by=declared_by,
+            reason=reason,
             **facts,
         )
         seq += 1

@@ -1,4 +1,4 @@
-"""`agentledger budgets`: check a file of budgets, apply it, list what is declared, and show how far it is used."""
+"""`agentledger budgets`: check and apply a file, list what is declared, show how far it is used, answer questions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentledger.infra.cli.budget_answers import approve, deny
 from agentledger.infra.endpoints import kafka_config, reader_login
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import UsageError
 
+if TYPE_CHECKING:
+    from agentledger.infra.budget_questions import Question
+    from agentledger.infra.budget_standings import Standing
+
 EXIT_WRONG = 2
 EXIT_NOT_SEEN = 1
+ACCOUNTS_SHOWN = 10  # of each limit, those that used most; --json has up to a thousand
+QUESTIONS_SHOWN = 10
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 _TENANT = click.option("--tenant", default="", metavar="NAME", help="Whose; default: AGENTLEDGER_TENANT_ID.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -118,43 +125,42 @@ def list_(tenant: str, all_: bool, as_json: bool) -> None:
 
 
 @budgets.command("show")
-@click.argument("budget_id")
+@click.argument("budget_id", default="")
 @_TENANT
 @_JSON
 def show(budget_id: str, tenant: str, as_json: bool) -> None:
-    """Show each version of a budget, and of what is held how far each scope has used it."""
-    from agentledger.infra.budget_commands import declared_budgets, standings
+    """Show how far each budget is used now, and what it asks; of BUDGET_ID its versions, too."""
+    from agentledger.infra.budget_commands import declared_budgets
+    from agentledger.infra.budget_questions import open_questions
+    from agentledger.infra.budget_standings import standings
     from agentledger.infra.cli.analyst import connect
     from agentledger.infra.recorded_reads import recorded_read
-    from agentledger.processors.budget_declarations import newest
 
     settings = load_settings()
     tenant_id = tenant or settings.tenant_id
-    asked = {"command": "budgets show", "tenant_id": tenant_id, "budget_id": budget_id}
-    with recorded_read(settings, asked, reader_login(settings)[0]):
+    look = {"command": "budgets show", "tenant_id": tenant_id, "budget_id": budget_id}
+    with recorded_read(settings, look, reader_login(settings)[0]):
         client = connect(settings)
-        events = declared_budgets(client, tenant_id, settings.schema_registry_url)
-        declared = [event for event in events if event.budget_id == budget_id]
-        if not declared:
-            raise UsageError(
-                f"tenant {tenant_id} has no budget {budget_id!r}", next_step="agentledger budgets list --all shows all"
-            )
-        rows = standings(client, tenant_id, budget_id)
-    limits = {metric: event.limit_amount for (_, metric), event in newest(declared).items()}
-    for row in rows:
-        row["limit"] = limits.get(row["metric"], 0)
-        row["over"] = max(0, row["most"] - row["limit"])
-        row["last_at"] = row["last_at"].isoformat()
+        declared = declared_budgets(client, tenant_id, settings.schema_registry_url)
+        if budget_id:
+            declared = [event for event in declared if event.budget_id == budget_id]
+            if not declared:
+                raise UsageError(
+                    f"tenant {tenant_id} has no budget {budget_id!r}",
+                    next_step="agentledger budgets list --all shows all",
+                )
+        found = standings(client, tenant_id, declared, time.time_ns() // 1000)
+        asked = [one for one in open_questions(client, tenant_id) if budget_id in ("", one.change.budget_id)]
     if as_json:
-        versions = [_declared_row(event) for event in declared]
-        click.echo(json.dumps({"versions": versions, "standings": rows}, indent=2))
+        versions = [_declared_row(event) for event in declared] if budget_id else []
+        rows = [{**asdict(one), "share": one.share} for one in found]
+        questions = [asdict(one) for one in asked]
+        click.echo(json.dumps({"versions": versions, "standings": rows, "questions": questions}, indent=2))
         return
-    _print_limits([_declared_row(event) for event in declared])
-    if rows or any(event.enforcement == "hold" for event in declared):
-        _print_standings(rows)
-    else:
-        sql = f"SELECT * FROM budget_events WHERE tenant_id = '{tenant_id}' AND budget_id = '{budget_id}'"
-        click.echo(f'watched, not held: the lines it crossed are in agentledger query "{sql}"')
+    if budget_id:
+        _print_limits([_declared_row(event) for event in declared])
+    _print_standings(found)
+    _print_questions(asked)
 
 
 @budgets.command("shape")
@@ -219,22 +225,62 @@ def _print_limits(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _print_standings(rows: list[dict[str, Any]]) -> None:
+def _print_standings(found: list[Standing]) -> None:
+    from itertools import groupby
+
     from rich.console import Console
     from rich.table import Table
 
-    from agentledger.processors.budgets import amount_text
-
-    if not rows:
-        click.echo("nothing was held of it")
+    if not found:
+        click.echo("nothing is used yet")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("scope", "run", "used", "held", "limit", "most at a time", "over", "last"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        texts = [amount_text(row["metric"], row[name]) for name in ("used", "held", "limit", "most", "over")]
-        table.add_row(f"{row['scope']} {row['scope_value']}", row["run"], *texts, row["last_at"][:19])
+    for heading in ("budget", "metric", "scope", "used", "held", "limit", "share", "over", "until (UTC)"):
+        is_number = heading in {"used", "held", "limit", "share", "over"}
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=heading != "scope")
+    for _, group in groupby(found, key=lambda one: (one.budget_id, one.metric)):
+        accounts = list(group)
+        for one in accounts[:ACCOUNTS_SHOWN]:
+            table.add_row(*_standing_cells(one))
+        if len(accounts) > ACCOUNTS_SHOWN:
+            table.add_row(accounts[0].budget_id, accounts[0].metric, f"… {len(accounts) - ACCOUNTS_SHOWN} more: --json")
     Console().print(table)
 
 
+def _standing_cells(one: Standing) -> tuple[str, ...]:
+    from agentledger.infra.cli.times import utc_text
+    from agentledger.processors.budgets import COST, METRICS
+    from agentledger.schemas.money import format_usd
+
+    amounts = (one.used, one.held, one.limit, one.over)
+    used, held, limit, over = (
+        format_usd(amount) if one.metric == METRICS[COST] else f"{amount:,}" for amount in amounts
+    )
+    return (
+        one.budget_id,
+        one.metric.removesuffix("_nanousd"),
+        f"run {one.run}" if one.run else f"{one.scope} {one.scope_value}",
+        used if one.is_exact else f"≥ {used}",  # so much when it crossed its last line
+        held if one.enforcement == "hold" else "",
+        limit,
+        "" if one.share is None else f"{one.share:.0%}",
+        over if one.over else "",
+        "" if one.window_end_us is None else utc_text(one.window_end_us),
+    )
+
+
+def _print_questions(asked: list[Question]) -> None:
+    from agentledger.infra.cli.times import utc_text
+    from agentledger.processors.budgets import amount_text
+
+    for one in asked[:QUESTIONS_SHOWN]:
+        used, limit = (amount_text(one.change.metric, amount) for amount in (one.change.used, one.change.limit))
+        click.echo(f"asked {utc_text(one.asked_us)}: may {one.target} have more? It used {used} of {limit}")
+        click.echo(f"  agentledger budgets approve|deny {one.approval_id} --reason …")
+    if len(asked) > QUESTIONS_SHOWN:
+        click.echo(f"… and {len(asked) - QUESTIONS_SHOWN} more questions: --json")
+
+
+budgets.add_command(approve)
+budgets.add_command(deny)
 COMMANDS = {"budgets": budgets}

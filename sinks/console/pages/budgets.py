@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
-from agentledger.schemas.scopes import LABEL_SCOPE, TEAM_LABEL
+from agentledger.schemas.scopes import LABEL_SCOPE
+from agentledger.sinks.budget_usage import AMOUNTS, used_sql
 from agentledger.sinks.console.visits import Visit
 
 BUDGETS_MAX = 100
@@ -23,14 +24,6 @@ SELECT budget_id, metric, limit_amount, scope, scope_value, window, window_ms, t
     declared_by, ledger_time
 FROM agentledger.budgets WHERE tenant_id = {{tenant_id:String}} AND is_current AND NOT retired
 ORDER BY scope != 'tenant', scope, scope_value, budget_id, metric LIMIT {BUDGETS_MAX}"""
-_USED = """
-SELECT {account} AS account, sum({amount}) AS used, sumIf({amount}, ledger_time >= fromUnixTimestamp64Micro(
-    {{hour_ago_us:Int64}}, 'UTC')) AS last_hour
-FROM agentledger.ledger
-WHERE tenant_id = {{tenant_id:String}} AND occurrence = 'first' AND event_type IN {{event_types:Array(String)}}
-    AND ledger_time >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
-    AND ({{scope_value:String}} = '' OR {account} = {{scope_value:String}}) AND account != ''
-GROUP BY account ORDER BY used DESC LIMIT {accounts_max}"""
 _HOLDS = f"""
 SELECT hold_id, run_id, agent_id, workflow, ask_cost_nanousd, ask_tokens, requested_at, status FROM agentledger.holds
 WHERE tenant_id = {{tenant_id:String}} AND status = 'held' ORDER BY requested_at DESC LIMIT {HOLDS_MAX}"""
@@ -62,23 +55,6 @@ ORDER BY last.5 DESC LIMIT {COMMANDS_MAX}"""
 _COMMANDS = f"""
 SELECT ledger_time, command, scope, scope_value, reason, issued_by, expires_at FROM agentledger.controls
 WHERE tenant_id = {{tenant_id:String}} ORDER BY ledger_time DESC LIMIT {COMMANDS_MAX}"""
-
-# What counts for a metric: the record that says it, and how much of it.
-_CALLS = ["ModelCallCompleted"]
-_AMOUNTS = {
-    "cost_nanousd": (["CostRated"], "ifNull(cost_nanousd, 0)"),
-    "tokens": (
-        _CALLS,
-        "ifNull(input_tokens, 0) + ifNull(cache_read_tokens, 0) + ifNull(cache_write_tokens, 0)"
-        " + ifNull(output_tokens, 0) + ifNull(reasoning_tokens, 0)",
-    ),
-    "model_calls": (_CALLS, "1"),
-    "tool_calls": (["ToolCallCompleted"], "1"),
-}
-_ACCOUNTS = {
-    "tenant": "toString(tenant_id)", "agent": "toString(agent_id)", "workflow": "toString(workflow)", "user": "actor",
-    "team": f"labels['{TEAM_LABEL}']",
-}  # fmt: skip
 
 
 class Account(NamedTuple):
@@ -143,17 +119,15 @@ def _row(visit: Visit, declared: Mapping[str, Any], held: Mapping[tuple[str, str
     window = visit.ports.window_of(
         declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
     )
-    account, depth = _account(declared["scope"]), _depth(declared["scope"])
-    if declared["window"] == "run" or declared["metric"] not in _AMOUNTS or not account:
-        return BudgetRow(
-            declared, window.start_us, window.end_us, [], _depth(declared["scope"])
-        )  # each run's own: the run's page shows it
-    event_types, amount = _AMOUNTS[declared["metric"]]
-    # A label's name is the tenant's own text: it travels as a parameter, like all that others wrote.
-    sql = _USED.format(account=account, amount=amount, accounts_max=ACCOUNTS_MAX)
+    each_run = declared["window"] == "run"  # the run's page shows those
+    sql = "" if each_run else used_sql(declared["scope"], declared["metric"], accounts_max=ACCOUNTS_MAX)
+    depth = _depth(declared["scope"])
+    if not sql:
+        return BudgetRow(declared, window.start_us, window.end_us, [], depth)
     found = visit.rows(
-        sql, event_types=event_types, since_us=window.start_us or 0, hour_ago_us=visit.now_us - HOUR_US,
-        scope_value=declared["scope_value"], label=declared["scope"].removeprefix(LABEL_SCOPE),
+        sql, event_types=list(AMOUNTS[declared["metric"]].event_types), since_us=window.start_us or 0,
+        hour_ago_us=visit.now_us - HOUR_US, scope_value=declared["scope_value"],
+        label=declared["scope"].removeprefix(LABEL_SCOPE),
     )  # fmt: skip
     accounts = [
         Account(
@@ -169,11 +143,6 @@ def _row(visit: Visit, declared: Mapping[str, Any], held: Mapping[tuple[str, str
     if declared["window"] == "sliding":
         accounts = [account._replace(forecast=None) for account in accounts]  # it has no end to come to
     return BudgetRow(declared, window.start_us, window.end_us, accounts, depth)
-
-
-def _account(scope: str) -> str:
-    """The SQL of whose account a record counts for; empty for a scope without one."""
-    return "labels[{label:String}]" if scope.startswith(LABEL_SCOPE) else _ACCOUNTS.get(scope, "")
 
 
 def forecast(used: int, last_hour: int, now_us: int, end_us: int | None) -> float | None:
