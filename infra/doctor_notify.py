@@ -12,7 +12,7 @@ from agentledger.schemas.errors import ConfigurationError, MissingLibraryError
 from agentledger.schemas.topics import ALERTS
 from agentledger.sinks.notify.settings import NotifyFile, NotifyFileError, read_notify_file
 from agentledger.sinks.notify.state import is_in_use, read_positions, read_status
-from agentledger.sinks.writer import topic_id
+from agentledger.sinks.topic_ids import topic_id
 
 DAY_US = 86_400_000_000
 
