@@ -61,13 +61,15 @@ def query(
     parameters: Mapping[str, Any] | None = None,
     time_s_max: int = 60,
     rows_max: int = 100_000,
+    settings: Mapping[str, Any] | None = None,
 ) -> QueryResult:
     """The answer of ClickHouse to one read-only statement; `{name:Type}` in it is filled on the server.
 
-    The server refuses writes, changed settings, and answers over the bounds: never a part of the answer. Raises
-    StoreError with one line.
+    The server refuses writes, changed settings, and answers over the bounds: never a part of the answer. `settings`
+    are further ones of ours. Raises StoreError with one line.
     """
-    settings = {
+    bounds = {
+        **(settings or {}),
         "readonly": 1,
         "max_execution_time": time_s_max,
         "max_result_rows": rows_max,
@@ -80,7 +82,7 @@ def query(
         raise UsageError("the query is empty", next_step='such as "SELECT * FROM agentledger.scoreboard"')
     try:
         # Without parameters none are passed: a % in the text would otherwise be taken for a placeholder.
-        result = client.query(statement, parameters=dict(parameters) if parameters else None, settings=settings)
+        result = client.query(statement, parameters=dict(parameters) if parameters else None, settings=bounds)
     except ClickHouseError as error:
         raise store_error(error) from None
     summary = result.summary or {}

@@ -18,6 +18,12 @@ EVENTS_MAX = 20_000  # more lines than anyone reads; the longest recorded run ha
 NEAR_RUNS_MAX = 5
 UNNESTED = {"RunFinished", "OutcomeRecorded"}  # they speak of the whole run
 DEPTH_MAX = 3  # deeper nesting would push the text out of 80 columns
+# A run is found through the projection by_run_id, in parts of any size. The bloom filter would be read whole: 150 MB of
+# 100 million rows. A projection that leaves so many rows of a part says too little to be read.
+BY_RUN_ID = {
+    "min_table_rows_to_use_projection_index": 0, "max_projection_rows_to_use_projection_index": 100_000,
+    "ignore_data_skipping_indices": "by_run",
+}  # fmt: skip
 COLUMNS = (
     "event_id", "event_type", "tenant_id", "producer_id", "step", "parent_event_id", "occurred_at", "ledger_time",
     "log_index", "requestor", "answered_model", "requested_model", "tool", "target", "status", "attempt", "error_type",
@@ -28,10 +34,11 @@ COLUMNS = (
     "score", "verified_by", "result", "source", "evidence_ids", "resource", "decided_by", "requested_from", "command",
     "task", "first_missing_seq", "last_missing_seq", "arguments_digest", "count",
 )  # fmt: skip
-_WHERE = "WHERE tenant_id = {tenant_id:String} AND run_id = {run_id:String}"
-_RUN = f"SELECT * FROM agentledger.runs {_WHERE}"
+_OF_TENANT = "tenant_id = {tenant_id:String}"
+_RUN = "SELECT * FROM agentledger.runs WHERE run_id = {run_id:String}"
 _EVENTS = (
-    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger {_WHERE} AND occurrence = 'first' AND event_type != ''"
+    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger WHERE {_OF_TENANT} AND run_id = {{run_id:String}}"
+    f" AND occurrence = 'first' AND event_type != ''"
     f" ORDER BY ledger_time, log_index LIMIT {EVENTS_MAX + 1}"
 )
 _FIND = "SELECT tenant_id, run_id FROM agentledger.runs WHERE"
@@ -49,11 +56,21 @@ class Trail:
 
 def read_trail(client: Client, run_id: str, tenant_id: str | None = None) -> Trail:
     """The run with this id, or the only one whose id begins so. Raises UsageError where there is none or several."""
-    tenant, found = _find(client, run_id, tenant_id)
-    parameters = {"tenant_id": tenant, "run_id": found}
-    run = query(client, _RUN, parameters=parameters).records()[0]
-    events = query(client, _EVENTS, parameters=parameters).records()
+    runs = _with_id(client, run_id, tenant_id)
+    if len(runs) != 1:
+        tenant, found = _find(client, run_id, tenant_id)
+        runs = _with_id(client, found, tenant)
+    run = runs[0]
+    parameters = {"tenant_id": run["tenant_id"], "run_id": run["run_id"]}
+    events = query(client, _EVENTS, parameters=parameters, settings=BY_RUN_ID).records()
     return Trail(run, events[:EVENTS_MAX], cut=len(events) > EVENTS_MAX)
+
+
+def _with_id(client: Client, run_id: str, tenant_id: str | None) -> list[dict[str, Any]]:
+    """The runs of exactly this id, of one tenant or of any."""
+    tenant = f" AND {_OF_TENANT}" if tenant_id else ""
+    parameters = {"run_id": run_id, "tenant_id": tenant_id or ""}
+    return query(client, f"{_RUN}{tenant} LIMIT 2", parameters=parameters, settings=BY_RUN_ID).records()
 
 
 def revealed(trail: Trail, keys: SubjectKeys) -> Trail:
@@ -97,7 +114,9 @@ def _runs(client: Client, condition: str, run_id: str, tenant_id: str | None) ->
     """Tenant and id of the latest runs under a condition of ours, at most NEAR_RUNS_MAX."""
     tenant = " AND tenant_id = {tenant_id:String}" if tenant_id else ""
     parameters = {"run_id": run_id, "tenant_id": tenant_id or ""}
-    found = query(client, f"{_FIND} {condition}{tenant} {_LATEST_FIRST}", parameters=parameters).rows
+    found = query(
+        client, f"{_FIND} {condition}{tenant} {_LATEST_FIRST}", parameters=parameters, settings=BY_RUN_ID
+    ).rows
     return [(str(row[0]), str(row[1])) for row in found]
 
 

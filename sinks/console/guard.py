@@ -5,7 +5,9 @@ Every page goes through `Guard.endpoint`, which names the right that it takes; t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -18,10 +20,12 @@ from agentledger.sinks.console.ports import ConsolePorts
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import COOKIE, SESSION_US_MAX, Sessions, Visitor
+from agentledger.sinks.console.snapshots import Snapshots
 from agentledger.sinks.console.visits import Handler, Visit
 
 FORM_BYTES_MAX = 64 * 1024  # the longest form holds one SQL statement
 FIELDS_MAX = 40
+QUESTIONS_AT_A_TIME = 16  # to ClickHouse, of all pages under way: a page has up to eight
 _BEARER = "bearer "
 
 
@@ -47,6 +51,8 @@ class Guard:
         self._is_https = is_https
         self._recent_looks = RecentLooks()
         self._jobs = Jobs()
+        self._questions = ThreadPoolExecutor(QUESTIONS_AT_A_TIME, "question")
+        self._snapshots = Snapshots(time.monotonic_ns)
 
     def endpoint(self, handler: Handler, scope: str) -> Callable[[Request], object]:
         """The handler behind the door: only visitors with this right reach it."""
@@ -110,7 +116,7 @@ class Guard:
             ports=self.ports, visitor=visitor, now_us=self.clock(), path=request.url.path,
             place={name: str(value) for name, value in request.path_params.items()},
             asked=dict(request.query_params), form=form, recent_looks=self._recent_looks,
-            jobs=self._jobs,
+            jobs=self._jobs, snapshots=self._snapshots, questions=self._questions,
         )  # fmt: skip
 
 

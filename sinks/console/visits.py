@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import HTMLResponse, Response
 
@@ -16,12 +17,17 @@ from agentledger.sinks.console.ports import ConsolePorts, Look
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import Visitor
+from agentledger.sinks.console.snapshots import Snapshot, Snapshots
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.read_event import CountedReads
 
 PAGE_TIME_S_MAX = 15  # a page that takes longer is no page: what it asks for must be narrowed
+SUM_TIME_S_MAX = 120  # of what is asked in the background, for several pages
 PAGE_ROWS_MAX = 25_000  # above the longest page: a run's 20,000 events
 TEXT_CHARS_MAX = 1024  # of what a visitor types into a field
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,17 +43,40 @@ class Visit:
     form: Mapping[str, str]
     recent_looks: RecentLooks
     jobs: Jobs
+    snapshots: Snapshots
+    questions: Executor
 
     def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The answer to a query of ours. The visitor's tenant and the time are always parameters. Raises StoreError."""
         return self.rows_from(self.ports.client, sql, **parameters)
 
-    def rows_from(self, client: Client, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The same of another client."""
+    def rows_from(
+        self, client: Client, sql: str, settings: Mapping[str, Any] | None = None, /, **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """The same of another client, or with further settings of ours."""
         given = {**parameters, "tenant_id": self.visitor.tenant_id, "now_us": self.now_us}
         return query(
-            client, sql, parameters=given, time_s_max=PAGE_TIME_S_MAX, rows_max=PAGE_ROWS_MAX
+            client, sql, parameters=given, time_s_max=PAGE_TIME_S_MAX, rows_max=PAGE_ROWS_MAX, settings=settings
+        ).records()
+
+    def sums(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """The same for what is asked in the background and may take longer than a page. Raises StoreError."""
+        given = {**parameters, "tenant_id": self.visitor.tenant_id, "now_us": self.now_us}
+        return query(
+            self.ports.client, sql, parameters=given, time_s_max=SUM_TIME_S_MAX, rows_max=PAGE_ROWS_MAX
         ).records()  # fmt: skip
+
+    def rows_together(self, questions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+        """The answers to queries of ours, each with its parameters, asked at the same time. Raises StoreError."""
+        asked = {
+            name: self.questions.submit(self.rows, sql, **parameters) for name, (sql, parameters) in questions.items()
+        }
+        wait(asked.values())
+        return {name: answer.result() for name, answer in asked.items()}
+
+    def snapshot(self, key: tuple[str, ...], ask: Callable[[], Value]) -> Snapshot[Value]:
+        """What `ask` gives for the visitor's tenant, as `Snapshots.of` has it."""
+        return self.snapshots.of((self.visitor.tenant_id, *key), ask, self.now_us)
 
     def text(self, name: str) -> str:
         """A field of the query string. Raises UsageError where it is too long."""

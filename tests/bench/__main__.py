@@ -18,7 +18,7 @@ from tests.bench.report import Figure, write_report
 
 SECTIONS = (
     "emit", "writer", "worker", "latency", "holds", "control", "watched", "takeover", "evidence", "export", "replay",
-    "gateway", "notify",
+    "gateway", "notify", "console",
 )  # fmt: skip
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "bench.json"

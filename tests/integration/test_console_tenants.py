@@ -133,8 +133,9 @@ def test_every_page_that_shows_the_ledger_is_a_look(served: Served) -> None:
     with TestClient(app, base_url="http://localhost") as web:
         key = served.outside.key("acme", "read", "export")
         for page in PAGES:
+            # A query's answer is a look, its form alone shows nothing; no export is there to be taken.
             if page.method != "GET" or page.name in {"query", "export_file"}:
-                continue  # a form that shows nothing by itself (its answer is a look), and a file that is none
+                continue
             served.outside.looks.clear()
             path = page.path + asked.get(page.path, "")
             assert web.get(path, headers={"Authorization": f"Bearer {key}"}).status_code == 200

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from agentledger.schemas.scopes import LABEL_SCOPE
 from agentledger.sinks.budget_usage import AMOUNTS, used_sql
+from agentledger.sinks.console.snapshots import Snapshot, oldest
 from agentledger.sinks.console.visits import Visit
 
 BUDGETS_MAX = 100
@@ -75,30 +76,34 @@ class BudgetRow(NamedTuple):
     end_us: int | None
     accounts: list[Account]
     depth: int  # in the tree: a tenant's are above a team's, and these above an agent's
+    counted: Snapshot[Any] | None = None  # of when the sums are; None where nothing is summed up
 
 
 def show_budgets(visit: Visit) -> Response:
     """The page /budgets."""
+    found = visit.rows_together({"halts": (_HALTS, {}), "commands": (_COMMANDS, {}), "holds": (_HOLDS, {})})
+    budgets = budget_rows(visit)
     return visit.page(
-        "budgets.html", budgets=budget_rows(visit), halts=halts(visit), commands=visit.rows(_COMMANDS),
-        holds=visit.rows(_HOLDS), scopes=SCOPES, sent=visit.text("sent"), scope=visit.text("scope") or "run",
-        scope_value=visit.text("value"),
+        "budgets.html", budgets=budgets, halts=halts(found["halts"]), commands=found["commands"], holds=found["holds"],
+        age=oldest([budget.counted for budget in budgets if budget.counted]), scopes=SCOPES, sent=visit.text("sent"),
+        scope=visit.text("scope") or "run", scope_value=visit.text("value"),
     )  # fmt: skip
 
 
-def halts(visit: Visit) -> list[dict[str, Any]]:
+def halts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The halts in force, as far as the ledger knows, the latest first."""
     names = ("command", "reason", "issued_by", "expires_at", "ledger_time")
-    found = visit.rows(_HALTS)
     return [{"scope": row["scope"], "scope_value": row["scope_value"], **dict(zip(names, row["last"], strict=True))}
             for row in found]  # fmt: skip
 
 
 def budget_rows(visit: Visit) -> list[BudgetRow]:
     """The budgets in force with what is used of each: from the widest scope to the narrowest."""
-    held = {(row["budget_id"], row["metric"], row["account"]): row["held"]
-            for row in visit.rows(_HELD, since_us=visit.now_us - 24 * HOUR_US)}  # fmt: skip
-    rows = [_row(visit, declared, held) for declared in visit.rows(_BUDGETS)]
+    found = visit.rows_together(
+        {"declared": (_BUDGETS, {}), "held": (_HELD, {"since_us": visit.now_us - 24 * HOUR_US})}
+    )
+    held = {(row["budget_id"], row["metric"], row["account"]): row["held"] for row in found["held"]}
+    rows = [_row(visit, declared, held) for declared in found["declared"]]
     return sorted(rows, key=lambda row: row.depth)
 
 
@@ -119,30 +124,35 @@ def _row(visit: Visit, declared: Mapping[str, Any], held: Mapping[tuple[str, str
     window = visit.ports.window_of(
         declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
     )
+    depth = _depth(declared["scope"])
     each_run = declared["window"] == "run"  # the run's page shows those
     sql = "" if each_run else used_sql(declared["scope"], declared["metric"], accounts_max=ACCOUNTS_MAX)
-    depth = _depth(declared["scope"])
     if not sql:
         return BudgetRow(declared, window.start_us, window.end_us, [], depth)
-    found = visit.rows(
-        sql, event_types=list(AMOUNTS[declared["metric"]].event_types), since_us=window.start_us or 0,
+    is_sliding = declared["window"] == "sliding"  # its start moves with the time
+    key = ("used", declared["budget_id"], declared["metric"], str(declared["ledger_time"]),
+           "sliding" if is_sliding else str(window.start_us))  # fmt: skip
+    counted = visit.snapshot(key, lambda: _used(visit, sql, declared, window.start_us or 0))
+    accounts = [
+        Account(
+            row["account"], row["used"], row["last_hour"],
+            # A sliding window has no end to come to.
+            None if is_sliding else forecast(row["used"], row["last_hour"], counted.as_of_us, window.end_us),
+            held.get((declared["budget_id"], declared["metric"], row["account"]), 0),
+        )
+        for row in counted.value or []
+        if row["used"] or not is_sliding
+    ]  # fmt: skip
+    return BudgetRow(declared, window.start_us, window.end_us, accounts, depth, counted)
+
+
+def _used(visit: Visit, sql: str, declared: Mapping[str, Any], since_us: int) -> list[dict[str, Any]]:
+    """What each account has used since then, those that used most. It reads every record of the window."""
+    return visit.sums(
+        sql, event_types=list(AMOUNTS[declared["metric"]].event_types), since_us=since_us,
         hour_ago_us=visit.now_us - HOUR_US, scope_value=declared["scope_value"],
         label=declared["scope"].removeprefix(LABEL_SCOPE),
     )  # fmt: skip
-    accounts = [
-        Account(
-            row["account"],
-            row["used"],
-            row["last_hour"],
-            forecast(row["used"], row["last_hour"], visit.now_us, window.end_us),
-            held.get((declared["budget_id"], declared["metric"], row["account"]), 0),
-        )
-        for row in found
-        if declared["window"] != "sliding" or row["used"]
-    ]
-    if declared["window"] == "sliding":
-        accounts = [account._replace(forecast=None) for account in accounts]  # it has no end to come to
-    return BudgetRow(declared, window.start_us, window.end_us, accounts, depth)
 
 
 def forecast(used: int, last_hour: int, now_us: int, end_us: int | None) -> float | None:

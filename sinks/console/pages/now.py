@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
 from agentledger.sinks.console.charts import Chart, Line
 from agentledger.sinks.console.pages.budgets import budget_rows, nearest_first
+from agentledger.sinks.console.snapshots import oldest
 from agentledger.sinks.console.visits import Visit
 
 HOUR_US, DAY_US, MONTH_US = 3_600_000_000, 86_400_000_000, 30 * 86_400_000_000
@@ -49,32 +52,39 @@ WHERE event_type = 'CheckpointSigned' AND occurrence = 'first' AND {_SINCE}"""
 def show_now(visit: Visit) -> Response:
     """The page /."""
     now_us = visit.now_us
-    spent = visit.rows(_SPENT, since_us=now_us - DAY_US)
-    flight = visit.rows(_FLIGHT, since_us=now_us - DAY_US)
-    [minute] = visit.rows(_PACE, since_us=now_us - 60_000_000)
-    [hour] = visit.rows(_PACE, since_us=now_us - HOUR_US)
-    [signed] = visit.rows(_CHECKPOINT, since_us=now_us - MONTH_US)
-    costs = [row["cost"] for row in spent if row["cost"] is not None]
-    cost_of_hour = sum(
-        row["cost"] or 0 for row in spent if row["at_s"] * 1_000_000 > now_us - HOUR_US - 900_000_000
+    day = {"since_us": now_us - DAY_US}
+    found = visit.rows_together({
+        "minute": (_PACE, {"since_us": now_us - 60_000_000}),
+        "hour": (_PACE, {"since_us": now_us - HOUR_US}),
+        "signed": (_CHECKPOINT, {"since_us": now_us - MONTH_US}),
+        "alerts": (ALERTS, {"rows_max": ALERT_ROWS_MAX}),
+    })  # fmt: skip
+    kept = {
+        "spent": visit.snapshot(("spent",), lambda: visit.sums(_SPENT, **day)),
+        "flight": visit.snapshot(("flight",), lambda: visit.sums(_FLIGHT, **day)),
+        "stages": visit.snapshot(("stages",), lambda: visit.sums(_STAGES, **day)),
+    }
+    budgets = budget_rows(visit)
+    spent, flight = kept["spent"].value or [], kept["flight"].value or []
+    return visit.page(
+        "now.html", **_spend(spent, now_us), flight=flight, in_flight=flight[0]["in_flight"] if flight else 0,
+        minute=found["minute"][0], hour=found["hour"][0], alerts=found["alerts"], signed=found["signed"][0],
+        stages=kept["stages"].value or [], budgets=nearest_first(budgets)[:5],
+        age=oldest([*kept.values(), *(budget.counted for budget in budgets if budget.counted)]),
     )  # fmt: skip
+
+
+def _spend(spent: list[dict[str, Any]], now_us: int) -> dict[str, Any]:
+    """The sums of the day and its last hour, and the chart."""
+    costs = [row["cost"] for row in spent if row["cost"] is not None]
+    hour_ago_s = (now_us - HOUR_US - 900_000_000) / 1_000_000
     chart = Chart(
         "spend per quarter of an hour, last 24 hours, dollars",
         [row["at_s"] for row in spent],
         [Line("dollars", [(row["cost"] or 0) / 1e9 for row in spent])],
     )
-    return visit.page(
-        "now.html",
-        chart=chart,
-        cost_of_day=sum(costs) if costs else None,
-        cost_of_hour=cost_of_hour,
-        unpriced=sum(row["unpriced"] for row in spent),
-        flight=flight,
-        in_flight=flight[0]["in_flight"] if flight else 0,
-        minute=minute,
-        hour=hour,
-        alerts=visit.rows(ALERTS, rows_max=ALERT_ROWS_MAX),
-        stages=visit.rows(_STAGES, since_us=now_us - DAY_US),
-        signed=signed,
-        budgets=nearest_first(budget_rows(visit))[:5],
-    )
+    return {
+        "chart": chart, "cost_of_day": sum(costs) if costs else None,
+        "cost_of_hour": sum(row["cost"] or 0 for row in spent if row["at_s"] > hour_ago_s),
+        "unpriced": sum(row["unpriced"] for row in spent),
+    }  # fmt: skip

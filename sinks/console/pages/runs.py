@@ -5,13 +5,18 @@ Which runs they are is asked of the ledger by time, agent and workflow; only the
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
 from agentledger.sinks.console.visits import Visit
+from agentledger.sinks.tables import LEDGER
 
 ROWS_MAX = 50
 CANDIDATES_MAX = 1000  # of which those with a status or a problem are picked: a bound for what the view sums up
 PAGES_MAX = 100
+SHARES = (64, 8, 1)  # of the time that is asked for, the latest first
+EARLY_US = 3_600_000_000  # events of a run that were appended before its start: by other producers, or late
 RANGES = {"day": 86_400, "hour": 3_600, "week": 7 * 86_400, "month": 30 * 86_400, "year": 366 * 86_400}
 STATES = {
     "": "true",
@@ -30,7 +35,7 @@ STATES = {
 ORDERS = {"newest": "first_ledger_time DESC", "dearest": "cost_nanousd DESC NULLS LAST", "longest": "events DESC"}
 
 _CANDIDATES = """
-SELECT run_id FROM agentledger.ledger
+SELECT run_id, toUnixTimestamp64Micro(min(ledger_time)) AS started_us FROM agentledger.ledger
 WHERE tenant_id = {tenant_id:String} AND occurrence = 'first' AND event_type = {event_type:String} AND run_id != ''
     AND ledger_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
     AND ({agent:String} = '' OR agent_id = {agent:String}) AND ({workflow:String} = '' OR workflow = {workflow:String})
@@ -55,28 +60,46 @@ def show_runs(visit: Visit) -> Response:
     span = visit.choice("range", RANGES)
     state, order = visit.choice("state", STATES), visit.choice("order", ORDERS)
     number = _number(visit.text("page"))
-    since_us = visit.now_us - RANGES[span] * 1_000_000
     is_picked = bool(state) or order != "newest"
     asked = {name: visit.text(name) for name in ("agent", "workflow", "text")}
     page = {"limit": CANDIDATES_MAX, "offset": 0} if is_picked else {"limit": ROWS_MAX + 1, "offset": number * ROWS_MAX}
-    run_ids = _candidates(visit, since_us, asked, page)
+    candidates = _candidates(visit, RANGES[span] * 1_000_000, asked, page)
     sql = _RUNS.format(condition=STATES[state], order=ORDERS[order], rows_max=ROWS_MAX)
-    shown = run_ids if is_picked else run_ids[:ROWS_MAX]
+    shown = candidates if is_picked else dict(list(candidates.items())[:ROWS_MAX])
     with visit.recorded("runs", **asked, range=span, state=state) as client:
-        runs = visit.rows_from(client, sql, run_ids=shown) if shown else []
-    [names] = visit.rows(_NAMES, since_us=since_us)
+        runs = visit.rows_from(client, sql, _since_they_began(shown), run_ids=list(shown)) if shown else []
+    names = _names(visit, span)
     return visit.page(
         "runs.html", runs=runs, span=span, state=state, order=order, asked=asked, number=number,
         ranges=list(RANGES), states=list(STATES), orders=list(ORDERS),
         agents=sorted(filter(None, names["agents"])), workflows=sorted(filter(None, names["workflows"])),
-        has_more=not is_picked and len(run_ids) > ROWS_MAX, is_cut=is_picked and len(run_ids) == CANDIDATES_MAX,
+        has_more=not is_picked and len(candidates) > ROWS_MAX, is_cut=is_picked and len(candidates) == CANDIDATES_MAX,
         candidates_max=CANDIDATES_MAX,
     )  # fmt: skip
 
 
-def _candidates(visit: Visit, since_us: int, asked: dict[str, str], page: dict[str, int]) -> list[str]:
-    found = visit.rows(_CANDIDATES, event_type="RunStarted", since_us=since_us, **asked, **page)
-    return [row["run_id"] for row in found]
+def _candidates(visit: Visit, range_us: int, asked: dict[str, str], page: dict[str, int]) -> dict[str, int]:
+    """The latest runs of a time, and when they started. The end of the time is looked at first: it often has enough."""
+    found: list[dict[str, Any]] = []
+    for share in SHARES:
+        since_us = visit.now_us - range_us // share
+        found = visit.rows(_CANDIDATES, event_type="RunStarted", since_us=since_us, **asked, **page)
+        if len(found) == page["limit"]:
+            break
+    return {row["run_id"]: row["started_us"] for row in found}
+
+
+def _since_they_began(runs: dict[str, int]) -> dict[str, str]:
+    """The setting by which the view sums up nothing older than these runs: by itself it would look for them in all."""
+    since_us = min(runs.values()) - EARLY_US
+    return {"additional_table_filters": f"{{'{LEDGER}':'ledger_time >= fromUnixTimestamp64Micro({since_us:d})'}}"}
+
+
+def _names(visit: Visit, span: str) -> dict[str, list[str]]:
+    """The agents and workflows that can be chosen."""
+    since_us = visit.now_us - RANGES[span] * 1_000_000
+    found = visit.snapshot(("names", span), lambda: visit.sums(_NAMES, since_us=since_us)).value
+    return found[0] if found else {"agents": [], "workflows": []}
 
 
 def _number(text: str) -> int:
