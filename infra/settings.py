@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         pattern="^(required|not_on_loopback)$",
         description="Whether the gateway asks for API keys; not_on_loopback: events without one are this tenant's.",
     )
+    gateway_error_texts: str = Field(
+        "digest",
+        pattern="^(digest|keep)$",
+        description="What stays of the texts of errors in spans, which may quote prompts or keys: digest, or keep.",
+    )
     gateway_tls_certificate: Path | None = Field(None, description="The gateway's TLS certificate (PEM, with chain).")
     gateway_tls_private_key: Path | None = Field(None, description="The private key of that certificate (PEM).")
     gateway_tls_client_ca: Path | None = Field(

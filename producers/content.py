@@ -46,6 +46,12 @@ def describe(value: Any, redact: Redact | None = None, *, key: bytes | None = No
     return Content(digest, len(raw), shown.decode() if len(shown) <= CONTENT_BYTES_MAX else None)
 
 
+def digest_words(words: str, key: bytes | None = None) -> str:
+    """What an event says of words that stay where they are: whoever has them in a log of their own finds them again."""
+    content = describe(words, key=key)
+    return f"{content.size} bytes, {content.digest}"
+
+
 def to_canonical(value: Any) -> bytes:
     """Canonical JSON of any Python value. Never raises."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentledger.producers.billing import http_status
 from agentledger.producers.bounds import clean_labels, clean_text
-from agentledger.producers.content import Content, Redact, describe, keep_all
+from agentledger.producers.content import Content, Redact, describe, digest_words, keep_all
 from agentledger.schemas.errors import AgentledgerError, UsageError
 from agentledger.schemas.ports import SubjectKeys
 
@@ -74,8 +74,7 @@ class ContentRules:
                 return ""
         if self.clean is not None or not words:
             return words
-        content = describe(words, key=self._digest_key)
-        return f"{content.size} bytes, {content.digest}"
+        return digest_words(words, self._digest_key)
 
     @property
     def clean(self) -> Callable[[str], str] | None:

@@ -10,7 +10,7 @@ from agentledger.infra.cli.programs import start_logging, stop_on_signal
 from agentledger.infra.endpoints import kafka_config
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.api_key_file import FileApiKeys
-from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.errors import MissingLibraryError
 from agentledger.schemas.ready import say_ready
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -44,9 +44,7 @@ def serve(settings: Settings) -> None:
     try:
         from agentledger.producers.gateway import GatewayConfig, GatewayLimits, run_gateway
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the gateway needs the package {error.name}", next_step="pip install 'agentledger[gateway]'"
-        ) from None
+        raise MissingLibraryError(error.name or "a library", "gateway") from None
 
     config = GatewayConfig(
         kafka=kafka_config(settings),
@@ -55,6 +53,7 @@ def serve(settings: Settings) -> None:
         local_tenant_id=settings.tenant_id if settings.gateway_keys == "not_on_loopback" else "",
         schema_registry_url=settings.schema_registry_url,
         schema_registry_auth=settings.schema_registry_basic_auth.get_secret_value(),
+        keep_error_texts=settings.gateway_error_texts == "keep",
         tls_certificate=settings.gateway_tls_certificate,
         tls_private_key=settings.gateway_tls_private_key,
         tls_client_ca=settings.gateway_tls_client_ca,

@@ -30,7 +30,7 @@ RETRY_BROKER_S = 5
 @dataclass
 class Gateway:
     """What the routes share. `local` is who sends without a key: only where that is allowed, on loopback.
-    `has_bundled_ids`: schema ids are those of the bundled registry."""
+    `has_bundled_ids`: schema ids are those of the bundled registry. `keep_error_texts`: of spans."""
 
     publisher: AcknowledgedPublisher
     codec: Codec
@@ -38,6 +38,7 @@ class Gateway:
     clock: Clock
     local: Caller | None = None
     has_bundled_ids: bool = True
+    keep_error_texts: bool = False
     is_broker_up: Callable[[], bool] = field(default=lambda: True)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)

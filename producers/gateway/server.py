@@ -44,6 +44,7 @@ class GatewayConfig:
     local_tenant_id: str = ""
     schema_registry_url: str = ""
     schema_registry_auth: str = ""
+    keep_error_texts: bool = False
     tls_certificate: Path | None = None
     tls_private_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -78,6 +79,7 @@ def run_gateway(
             clock=_now_us,
             local=_local_caller(config),
             has_bundled_ids=not config.schema_registry_url,
+            keep_error_texts=config.keep_error_texts,
             is_broker_up=watch.is_up,
             limits=limits,
         )

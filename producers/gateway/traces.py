@@ -46,7 +46,7 @@ _ANSWERS = {JSON: {"schema": {"type": "object"}}, PROTOBUF: {"schema": {"type": 
 def router(gateway: Gateway) -> APIRouter:
     """The route for spans. What it remembers of traces lasts as long as this gateway."""
     routes = APIRouter(tags=["events"])
-    reader = SpanReader()
+    reader = SpanReader(keep_error_texts=gateway.keep_error_texts)
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"description": text, "content": _ANSWERS} for status, text in REFUSALS.items()
     }

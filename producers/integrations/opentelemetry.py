@@ -135,7 +135,9 @@ class LedgerSpanProcessor(SpanProcessor):
             return
         span = span_of(sdk_span)
         root = span if span.span_id == run.root_id else None
-        reading = read_spans([span], run.trace, root, start_is_told=True, describe=self._described)
+        reading = read_spans(
+            [span], run.trace, root, start_is_told=True, describe=self._described, words=self.ledger.content.words
+        )
         self._emit(run, reading.drafts)
         for bad in reading.bad:
             self.ledger.tell("span_not_read", f"{bad.span.name}: {bad.reason}")
@@ -144,8 +146,6 @@ class LedgerSpanProcessor(SpanProcessor):
         emitter = self.ledger.emitter
         for draft in drafts:
             fields = dict(draft.fields)
-            if fields.get("error_message"):
-                fields["error_message"] = self.ledger.content.words(fields["error_message"])
             if draft.kind is RunStarted:
                 fields |= {"source": self.ledger.source, "parent_run_id": run.parent_run_id}
             envelope = self._envelope(run, draft, str(fields.pop("actor", "")))

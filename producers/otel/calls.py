@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
+from agentledger.producers.bounds import clean_text
 from agentledger.producers.json_values import (
     as_list,
     as_text,
     cost_nanousd,
     digest_and_size,
     parse_json_text,
-    short_text,
 )
 from agentledger.producers.otel import names
 from agentledger.producers.otel.roles import first_of, is_mcp_call
@@ -101,8 +101,8 @@ def failed(span: Span) -> bool:
 
 
 def error_message(span: Span) -> str:
-    """What went wrong, cut; from the status, else from the exception that was recorded."""
-    return short_text(span.status_text or _exception(span, names.EXCEPTION_MESSAGE))
+    """What went wrong, in the program's own words; from the status, else from the exception that was recorded."""
+    return clean_text(span.status_text or _exception(span, names.EXCEPTION_MESSAGE))
 
 
 def error_type(span: Span) -> str:

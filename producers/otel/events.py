@@ -6,11 +6,12 @@ OTLP numbers nothing, so nobody counts these events: what an exporter dropped ca
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentledger.producers.bounds import clean_run_id
+from agentledger.producers.content import digest_words
 from agentledger.producers.json_values import as_text, short_text
 from agentledger.producers.otel import names
 from agentledger.producers.otel.memory import Memory, TraceMemory
@@ -35,10 +36,14 @@ class SpanEvents:
 
 
 class SpanReader:
-    """Makes events of spans, of all tenants and traces; remembers as much of them as it needs. Safe for threads."""
+    """Makes events of spans, of all tenants and traces; remembers as much of them as it needs. Safe for threads.
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    Of the texts of errors size and digest are kept; with `keep_error_texts` their first 300 characters.
+    """
+
+    def __init__(self, memory: Memory | None = None, *, keep_error_texts: bool = False) -> None:
         self._memory = Memory() if memory is None else memory
+        self._words: Callable[[str], str] = short_text if keep_error_texts else digest_words
         self._lock = threading.Lock()
 
     def read(self, tenant_id: str, spans: Iterable[Span]) -> SpanEvents:
@@ -51,7 +56,7 @@ class SpanReader:
             for trace_id, batch in by_trace.items():
                 trace = self._memory.trace(tenant_id, trace_id)
                 before = len(trace.spans)
-                reading = read_spans(batch, trace, root_of(batch, trace))
+                reading = read_spans(batch, trace, root_of(batch, trace), words=self._words)
                 self._memory.grow(len(trace.spans) - before)
                 found.events += [_event(draft, trace) for draft in reading.drafts]
                 found.told += len({(draft.span.span_id, draft.span.copy) for draft in reading.drafts})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from agentledger.producers.content import digest_words
 from agentledger.producers.json_values import as_text
 from agentledger.producers.otel import names
 from agentledger.producers.otel.calls import (
@@ -91,9 +92,10 @@ def read_spans(
     *,
     start_is_told: bool = False,
     describe: Describe = describe_by_digest,
+    words: Callable[[str], str] = digest_words,
 ) -> Reading:
     """What these spans say, given what is remembered of their trace, which is changed. `root` is one of them, or None.
-    `describe` says what is kept of content.
+    `describe` says what is kept of content, `words` what of the text of an error, which may quote content or a key.
 
     The same spans again give the same: what was decided of a span once stays so.
     """
@@ -115,7 +117,14 @@ def read_spans(
         reading.drafts.append(_draft(RunFinished, root, trace, root.ended_us, _run_end(root), labels=_left_out(trace)))
     elif root is not None:
         reading.notes.append(Note("run whose root span has no end", root.name))
+    reading.drafts = [_told_in(words, draft) for draft in reading.drafts]
     return reading
+
+
+def _told_in(words: Callable[[str], str], draft: Draft) -> Draft:
+    """The draft with what may be said of the text of its error."""
+    said = draft.fields.get("error_message")
+    return draft._replace(fields={**draft.fields, "error_message": words(said)}) if said else draft
 
 
 def _decide(

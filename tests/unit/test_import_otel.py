@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentledger.producers.content import digest_words
 from agentledger.producers.importers import ImportedRun, ImportOptions, Rejected, Unmapped
 from agentledger.producers.importers.otel_json import parse, read_span
 from agentledger.producers.json_values import parse_json
@@ -108,8 +109,8 @@ def test_an_error_status_is_an_error() -> None:
     call, end = run.events[1], run.events[2]
     assert isinstance(call, ModelCallCompleted)
     assert isinstance(end, RunFinished)
-    assert (call.status, call.error_message) == ("error", "at /home/…/x")
-    assert (end.status, end.error_message) == ("failed", "down")
+    assert (call.status, call.error_message) == ("error", digest_words("at /home/jane/x"))
+    assert (end.status, end.error_message) == ("failed", digest_words("down"))
 
 
 def test_the_older_convention_counts_the_innermost_call_once() -> None:

@@ -284,7 +284,7 @@ def test_what_went_wrong_is_found_in_status_attribute_or_exception() -> None:
     assert (by_status["status"], by_status["error_type"], by_status["error_message"]) == (
         "timeout",
         "TimeoutError",
-        "in /home/…/x",
+        "in /home/jane/x",
     )
     by_attribute = model_call_fields(span(1, None, {"error.type": "429"}))
     assert (by_attribute["status"], by_attribute["error_type"]) == ("error", "429")

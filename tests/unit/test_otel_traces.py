@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.producers.otel import Memory, Span, SpanReader
+from agentledger.producers.content import digest_words
+from agentledger.producers.otel import Memory, Span, SpanEvent, SpanReader
 from agentledger.schemas.events import Event, ModelCallCompleted, RunFinished, RunStarted, ToolCallCompleted
 from agentledger.schemas.identity import UNCOUNTED
 from tests.span_builder import TRACE_ID, chat, execute_tool, invoke_agent, read, span
@@ -62,7 +63,23 @@ def test_an_mcp_call_and_the_tool_call_around_it_are_one() -> None:
     assert call.labels["mcp_session_id"] == "m-1"
     failed = span(6, 2, execute_tool("weather"), status="error", status_text="late")
     [call] = tools(read([span(2, None), failed, span(7, 6, MCP)]).events)
-    assert (call.status, call.error_message) == ("error", "late")
+    assert (call.status, call.error_message) == ("error", digest_words("late"))
+
+
+def test_the_text_of_an_error_stays_out_unless_it_is_asked_for() -> None:
+    text = "no, at /home/jane/x: " + "y" * 4000
+    thrown = SpanEvent("exception", {"exception.type": "ValueError", "exception.message": text})
+    failed = [
+        span(2, None, chat(), status="error", status_text=text),
+        span(7, 2, chat(), status="error", events=(thrown,)),
+    ]
+    said = {event.error_message for event in read(failed).events if hasattr(event, "error_message")}
+    assert said == {digest_words(text)}
+    kept = SpanReader(keep_error_texts=True).read("acme", failed).events
+    said = {event.error_message for event in kept if hasattr(event, "error_message")}
+    (message,) = said
+    assert message.startswith("no, at /home/…/x: yyy")
+    assert len(message) == 300
 
 
 def test_another_tool_under_a_tool_is_another_call() -> None:
