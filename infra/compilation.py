@@ -25,7 +25,7 @@ from agentledger.schemas.errors import AgentledgerError, ConfigurationError
 AREAS = ("schemas", "producers", "processors", "sinks", "infra")
 # Everything that runs for each event of a run. Pure and typed throughout, or mypyc refuses it.
 MODULES = {
-    "schemas": ("decoding", "encoding", "identity", "partitioning", "ports", "prices"),
+    "schemas": ("decoding", "encoding", "events", "identity", "partitioning", "ports", "prices"),
     "processors": (
         "budgets", "charges", "conclusions", "packing", "partial_records", "partials", "run_budget_book",
         "run_budgets", "run_fold", "run_places", "run_reading", "run_state", "runs", "sketch",

@@ -25,7 +25,6 @@ Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read 
 
 _NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
 DOUBLE: Final = struct.Struct("<d").unpack_from
-EIGHT: Final = struct.Struct("<Q").unpack_from
 # The size of a text, of one byte or two, to the bytes of both. None where there is no such size: adding it raises.
 STEP: Final[list[int]] = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # type: ignore[misc]
 STEP_2: Final[list[int]] = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # type: ignore[misc]
@@ -88,7 +87,7 @@ def read_map(value: bytes, at: int) -> tuple[dict[str, str], int]:
 
 _HEADER = """\
 from agentledger.schemas.decoding import (
-    DOUBLE, EIGHT, LONG, STEP, STEP_2, Memo, UnusualError, read_long, read_map, read_texts, text_end,
+    DOUBLE, LONG, STEP, STEP_2, Memo, UnusualError, read_long, read_map, read_texts, text_end,
 )
 from agentledger.schemas.events import {kind}
 
@@ -140,22 +139,28 @@ def reader_source(
 
 
 def _repeated_lines(fields: list[Any], part: int, wanted: Collection[str]) -> list[str]:
-    kept = [(place, field["name"]) for place, field in enumerate(fields) if field["name"] in wanted]
-    targets = "".join(f"event.{name}, " for _, name in kept)
+    kept = [(place, field) for place, field in enumerate(fields) if field["name"] in wanted]
+    targets = "".join(f"event.{field['name']}, " for _, field in kept)
     read: list[str] = []
     for place, field in enumerate(fields):
         read += _field_lines(field["type"], f"v{part}_{place}", field["name"] in wanted)
     found = "".join(f"v{part}_{place}, " for place, _ in kept)
+    types = ", ".join("dict[str, str]" if isinstance(field["type"], dict) else "str" for _, field in kept)
     return [
         f"raw, found = memo[{part}]",
-        "if value.startswith(raw, at):",
-        "    at += len(raw)",
+        "end = at + len(raw)",
+        "if value[at:end] == raw:",
+        "    at = end",
         "else:",
         "    start_of_part = at",
         *(f"    {line}" for line in read),
         f"    found = ({found})",
         f"    memo[{part}] = value[start_of_part:at], found",
-        *([f"{targets}= found"] if kept else ["if found is None:", "    raise UnusualError('nothing read')"]),
+        *(
+            [f"part_{part}: tuple[{types}] = found", f"{targets}= part_{part}"]
+            if kept
+            else ["if found is None:", "    raise UnusualError('nothing read')"]
+        ),
     ]
 
 
@@ -224,13 +229,15 @@ def _text_lines(target: str, wanted: bool) -> list[str]:
 
 
 def _time_lines(target: str) -> list[str]:
-    """A time between 1972 and 3100 has eight bytes: their groups of seven bits are moved together, pair by pair."""
+    """A time between 1972 and 3100 has eight bytes: seven with the highest bit, which is taken off, and one without.
+
+    Where one of the seven hasn't it, taking it off makes the whole negative.
+    """
+    groups = " | ".join(f"(value[at + {place}] - 128) << {7 * place}" for place in range(7))
     return [
-        "rest = EIGHT(value, at)[0]",
-        "if rest & 0x8080808080808080 == 0x0080808080808080:",
-        "    rest = (rest & 0x007f007f007f007f) | (rest & 0x7f007f007f007f00) >> 1",
-        "    rest = (rest & 0x00003fff00003fff) | (rest & 0x3fff00003fff0000) >> 2",
-        "    rest = (rest & 0x000000000fffffff) | (rest & 0x0fffffff00000000) >> 4",
+        "last = value[at + 7]",
+        f"rest = {groups} | last << 49",
+        "if rest >= 0 and last < 128:",
         f"    {target} = (rest >> 1) ^ -(rest & 1)",
         "    at += 8",
         "else:",
