@@ -189,8 +189,8 @@ def _go_on(positions: GroupPositions, plan: StagePlan, partitions: int, results:
 def _first_packed(positions: GroupPositions, partition: int, first: int) -> int:
     """The source offset of the first record in a packed message."""
     message = next(positions.read(PACKED.name, partition, first, first + 1), None)
-    record = None if message is None else next(unpack(message.value() or b""), None)
-    return -1 if record is None else record.offset
+    records = [] if message is None else unpack(message.value() or b"")
+    return records[0].offset if records else -1
 
 
 def _gap(topic: str, partition: int) -> BrokerError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from agentledger.processors.conclusions import NAME_CHARS_MAX, Conclusion
 from agentledger.processors.run_state import RunState
@@ -19,32 +19,37 @@ WASTED: Final = frozenset({"error", "rejected", "cancelled", "timeout", "denied"
 
 def model_charge(call: ModelCallCompleted, rated: Charge | Unpriced, prices: PriceBook) -> Conclusion:
     """The charge of a model call, or that it has none."""
-    fields: dict[str, Any] = {
-        "rated_event_id": call.event_id,
-        "kind": "model",
-        "reported_cost_nanousd": call.reported_cost_nanousd,
-        "price_source": prices.source,
-        "price_version": prices.version,
-        "service_tier": cut(call.service_tier),
-    }
     if isinstance(rated, Charge):
-        fields["priced"] = True
-        (
-            fields["cost_nanousd"],
-            fields["input_cost_nanousd"],
-            fields["output_cost_nanousd"],
-            fields["provider"],
-            fields["model"],
-            fields["cache_read_cost_nanousd"],
-            fields["cache_write_cost_nanousd"],
-            fields["reasoning_cost_nanousd"],
-        ) = rated
-    else:
-        fields["priced"] = False
-        fields["provider"] = cut(call.provider)
-        fields["model"] = cut(call.requested_model or call.answered_model)
-        fields["unpriced_reason"] = rated.reason
-    return _rated(call, fields)
+        cost, input_cost, output_cost, provider, model, cache_read_cost, cache_write_cost, reasoning_cost = rated
+        return _rated(
+            call,
+            "model",
+            provider=provider,
+            model=model,
+            priced=True,
+            cost=cost,
+            input_cost=input_cost,
+            output_cost=output_cost,
+            reported_cost=call.reported_cost_nanousd,
+            source=prices.source,
+            version=prices.version,
+            cache_read_cost=cache_read_cost,
+            cache_write_cost=cache_write_cost,
+            reasoning_cost=reasoning_cost,
+            service_tier=cut(call.service_tier),
+        )
+    return _rated(
+        call,
+        "model",
+        provider=cut(call.provider),
+        model=cut(call.requested_model or call.answered_model),
+        priced=False,
+        reported_cost=call.reported_cost_nanousd,
+        source=prices.source,
+        version=prices.version,
+        unpriced_reason=rated.reason,
+        service_tier=cut(call.service_tier),
+    )
 
 
 def tool_charge(call: ToolCallCompleted, prices: PriceBook, ledger_time_us: int) -> tuple[int, Conclusion] | None:
@@ -55,17 +60,11 @@ def tool_charge(call: ToolCallCompleted, prices: PriceBook, ledger_time_us: int)
     if rated is None:
         return None
     cost, by_book = rated
-    fields = {
-        "rated_event_id": call.event_id,
-        "kind": "tool",
-        "model": cut(call.tool),
-        "priced": True,
-        "cost_nanousd": cost,
-        "reported_cost_nanousd": reported,
-        "price_source": prices.source if by_book else "reported",
-        "price_version": prices.version if by_book else "",
-    }
-    return cost, _rated(call, fields)
+    source, version = (prices.source, prices.version) if by_book else ("reported", "")
+    return cost, _rated(
+        call, "tool", model=cut(call.tool), priced=True, cost=cost, reported_cost=reported, source=source,
+        version=version,
+    )  # fmt: skip
 
 
 def human_charge(
@@ -75,15 +74,7 @@ def human_charge(
     cost = prices.human_cost(human_ms, at_us=priced_at(decided.occurred_at, ledger_time_us))
     if cost is None or cost > INT64_MAX:
         return None
-    fields = {
-        "rated_event_id": decided.event_id,
-        "kind": "human",
-        "priced": True,
-        "cost_nanousd": cost,
-        "price_source": prices.source,
-        "price_version": prices.version,
-    }
-    return cost, _rated(decided, fields)
+    return cost, _rated(decided, "human", priced=True, cost=cost, source=prices.source, version=prices.version)
 
 
 def add_charge(state: RunState, part: int, cost_nanousd: int, *, status: str, attempt: int) -> None:
@@ -108,5 +99,28 @@ def cut(text: str) -> str:
     return text if len(text) <= NAME_CHARS_MAX else text[:NAME_CHARS_MAX]
 
 
-def _rated(cause: Event, fields: dict[str, Any]) -> Conclusion:
-    return tuple.__new__(Conclusion, (CostRated, derived_id(cause.event_id, "CostRated"), fields))
+def _rated(
+    cause: Event,
+    kind: str,
+    *,
+    provider: str = "",
+    model: str = "",
+    priced: bool,
+    cost: int | None = None,
+    input_cost: int | None = None,
+    output_cost: int | None = None,
+    reported_cost: int | None = None,
+    source: str,
+    version: str,
+    unpriced_reason: str = "",
+    cache_read_cost: int | None = None,
+    cache_write_cost: int | None = None,
+    reasoning_cost: int | None = None,
+    service_tier: str = "",
+) -> Conclusion:
+    """A CostRated. Its fields are in the order of the record: by name they take twice as long, and there are many."""
+    fields = (
+        cause.event_id, kind, provider, model, priced, cost, input_cost, output_cost, reported_cost, source, version,
+        unpriced_reason, cache_read_cost, cache_write_cost, reasoning_cost, service_tier,
+    )  # fmt: skip
+    return Conclusion(CostRated, derived_id(cause.event_id, "CostRated"), fields)

@@ -8,7 +8,13 @@ from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import RUN_BUDGETS, control_key
-from agentledger.schemas.encoding import LONG, TailEncoder, compile_tail_encoder, encode_map, encode_text
+from agentledger.schemas.encoding import (
+    LONG,
+    TailEncoder,
+    compile_tail_encoder,
+    encode_long,
+    encode_text,
+)
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -41,15 +47,23 @@ CONCLUDED: tuple[type[Event], ...] = (
 ENVELOPE_FIELDS = 16
 NAME_CHARS_MAX: Final = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 _ID = b"\x48"  # the size of an id
+_PARENT: Final = b"\x02\x48"  # there is one, and the size of its id
 _NO_CAUSE: Final = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
 
 
-class Conclusion(NamedTuple):
+# A record's own fields: by name, or all of them in its order.
+Fields = dict[str, Any] | tuple[Any, ...]
+
+
+class Conclusion:
     """What follows, without its envelope: that is the run's, with the next number and the triggering event's place."""
 
-    kind: type[Event]
-    event_id: str
-    fields: dict[str, Any]
+    __slots__ = ("event_id", "fields", "kind")
+
+    def __init__(self, kind: type[Event], event_id: str, fields: Fields) -> None:
+        self.kind = kind
+        self.event_id = event_id
+        self.fields = fields
 
 
 class DerivedRecord(NamedTuple):
@@ -65,20 +79,22 @@ class DerivedRecord(NamedTuple):
 
 
 class RunEnvelope:
-    """The parts of an envelope that are the same in all conclusions of a run, as bytes."""
+    """The parts of an envelope that are the same in all conclusions of a run, as bytes.
 
-    __slots__ = ("context", "head", "key", "labels", "partition", "run", "run_id", "tenant_id")
+    `names` are those from agent to actor.
+    """
 
-    def __init__(self, state: RunState, partitions: int | None = None) -> None:
+    __slots__ = ("head", "key", "labels", "names", "partition", "run", "run_id", "tenant_id")
+
+    def __init__(self, state: RunState, names: bytes, labels: bytes, partitions: int | None = None) -> None:
         self.tenant_id = state.tenant_id
         self.run_id = state.run_id
         self.key = state.run_id.encode()
         self.partition = None if partitions is None else partition_of(self.key, partitions)
         self.head = encode_text(state.tenant_id) + encode_text(f"processor:{state.run_id}")
         self.run = encode_text(state.run_id)
-        names = (state.agent_id, state.agent_version, state.workflow, state.environment, state.actor)
-        self.context = b"".join(map(encode_text, names))
-        self.labels = encode_map(state.labels)
+        self.names = names
+        self.labels = labels
 
 
 class ConclusionWriter:
@@ -95,17 +111,16 @@ class ConclusionWriter:
         """The records of what follows from one event, or from time alone, numbered from `first_seq`, in order."""
         if time_us != self._time_us:
             self._time_us, self._time = time_us, LONG[time_us]
-        place = _NO_CAUSE
-        if cause is not None:
-            trace, span = cause.trace_id[:NAME_CHARS_MAX].encode(), cause.span_id[:NAME_CHARS_MAX].encode()
-            step, parent = LONG[cause.step], cause.event_id.encode()
-            place = b"".join((step, b"\x02\x48", parent, LONG[len(trace)], trace, LONG[len(span)], span))
-        begin, middle = envelope.head, b"".join((envelope.run, place, envelope.context, self._time, envelope.labels))
+        place = _NO_CAUSE if cause is None else _place_of(cause)
+        begin, middle = envelope.head, b"".join((envelope.run, place, envelope.names, self._time, envelope.labels))
         records = []
-        kinds = self._kinds
-        for seq, (kind, event_id, fields) in enumerate(conclusions, first_seq):
-            topic, header, tail = kinds.get(kind) or self._kind(kind)
-            value = b"".join((header, event_id.encode(), begin, LONG[seq], middle, tail(**fields)))
+        seq = first_seq
+        for conclusion in conclusions:
+            kind, fields = conclusion.kind, conclusion.fields
+            topic, header, tail = self._kinds.get(kind) or self._kind(kind)
+            own = tail(*fields) if isinstance(fields, tuple) else tail(**fields)
+            value = b"".join((header, conclusion.event_id.encode(), begin, encode_long(seq), middle, own))
+            seq += 1
             if kind is ControlIssued:
                 key = control_key(envelope.tenant_id, "run", envelope.run_id, RUN_BUDGETS)
                 records.append(DerivedRecord(topic, key, value))
@@ -118,3 +133,19 @@ class ConclusionWriter:
         tail = compile_tail_encoder(current_schemas()[name], ENVELOPE_FIELDS)
         found = self._kinds[kind] = derived_topic_of(name).name, self._codec.header_of(kind) + _ID, tail
         return found
+
+
+def _place_of(cause: Event) -> bytes:
+    """Step, parent, trace and span of what follows from an event."""
+    parts = (
+        encode_long(cause.step),
+        _PARENT,
+        cause.event_id.encode(),
+        encode_text(_cut(cause.trace_id)),
+        encode_text(_cut(cause.span_id)),
+    )
+    return b"".join(parts)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= NAME_CHARS_MAX else text[:NAME_CHARS_MAX]

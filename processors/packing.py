@@ -10,7 +10,7 @@ both keep their place, so that a reader can count them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agentledger.schemas.errors import CodecError
@@ -43,8 +43,9 @@ def pack(records: Iterable[PackedRecord]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(message: bytes) -> Iterator[PackedRecord]:
+def unpack(message: bytes) -> list[PackedRecord]:
     """The records of a message value, in order. Raises CodecError where the bytes are no packed message."""
+    records: list[PackedRecord] = []
     if message[:1] != VERSION:
         raise CodecError(
             f"packed version {message[:1].hex() or 'missing'} is unknown",
@@ -59,9 +60,10 @@ def unpack(message: bytes) -> Iterator[PackedRecord]:
         if size < 0:
             if size < OVERSIZED:
                 raise CodecError(f"a packed entry has the size {size}")
-            yield _made(PackedRecord, (offset, timestamp_ms, None, size == OVERSIZED))
+            records.append(_made(PackedRecord, (offset, timestamp_ms, None, size == OVERSIZED)))
             continue
         start, position = position, position + size
         if position > end:
             raise CodecError("a packed message ends in the middle of a value")
-        yield _made(PackedRecord, (offset, timestamp_ms, message[start:position], False))
+        records.append(_made(PackedRecord, (offset, timestamp_ms, message[start:position], False)))
+    return records

@@ -63,7 +63,8 @@ from agentledger.schemas.topics import CONTROL
 LIVE_RUNS_MAX = 20_000  # runs kept decoded between batches: 3 to 8 kB each, so at most some 150 MB
 SKIPS_LOGGED = 10  # skipped records logged one by one; after that each power of ten
 _FIRST_TIME: Final = struct.Struct(">q").unpack_from  # of a packed message, at 9: see `packing`
-# Events after which a run may have to be looked at earlier.
+# Events after which a run may have to be looked at earlier; new limits may ask for it, too. Usage never does: a line of
+# wall-clock time that is crossed gives way to a later one.
 _MAY_HURRY: Final = frozenset({ApprovalDecided, RunStarted})
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class RunFold:
             live = place.live.get(own)
         if event is None:
             return
-        entry = tuple.__new__(Entry, (offset, time_us, event))
+        entry = Entry(offset, time_us, event)
         if live is None:
             live = self._load_run(place, own, entry, memo)
             if live is None:
@@ -206,6 +207,7 @@ class RunFold:
         state, event = live.state, entry.event
         used, first_seq = state.used, state.derived_seq
         cost, tokens, clock_ms = used[COST], used[TOKENS], used[WALL_CLOCK]
+        declared_at = state.declared_at
         place.touched[own] = live
         self.folded += 1
         counted = fold(state, entry, place.basis)
@@ -221,7 +223,7 @@ class RunFold:
                 place.partition,
                 entry.offset,
                 event,
-                live.group,
+                live.context.group,
                 cost_nanousd=used[COST] - cost,
                 tokens=used[TOKENS] - tokens,
                 wall_clock_ms=used[WALL_CLOCK] - clock_ms,
@@ -230,7 +232,7 @@ class RunFold:
         if conclusions:
             derived += self._writer.write(conclusions, first_seq, live.envelope, event, state.last_time_us)
         memory = state.memory
-        hurries = type(event) in _MAY_HURRY or state.has_limits
+        hurries = type(event) in _MAY_HURRY or state.declared_at != declared_at
         if not live.is_noted or hurries or memory.alerts or memory.approvals or memory.awaited:
             self._note(place, own, live)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from agentledger.processors.conclusions import RunEnvelope
 from agentledger.processors.partial_records import group_of
@@ -13,8 +14,10 @@ from agentledger.processors.run_reading import memo_of_run
 from agentledger.processors.run_state import RunState
 from agentledger.processors.runs import Basis
 from agentledger.schemas.decoding import Memo
+from agentledger.schemas.encoding import encode_map, encode_text
 
 NEVER_US: Final = 2**63 - 1
+CONTEXTS_KEPT = 1024  # mostly 1 kB each; 40 kB where names and labels are as long as they may be
 SECOND_US: Final = 1_000_000
 _OWN = b"\x01"  # no tenant's name begins with this size: what belongs to the partition and no run
 CLOCK_KEY, PARTIALS_KEY, NORMALS_KEY = _OWN + b"clock", _OWN + b"partials", _OWN + b"normals"
@@ -44,36 +47,47 @@ def is_of_run(key: bytes) -> bool:
     return key[_PARTITION_BYTES : _PARTITION_BYTES + 1] != _OWN
 
 
+class RunContext(NamedTuple):
+    """What many runs have in common, as it is written: names and labels in the envelope, and the group of usage."""
+
+    names: bytes
+    labels: bytes
+    group: str
+
+
 class LiveRun:
     """A run's state, decoded, with what follows from it and would cost to make anew for each event."""
 
-    __slots__ = ("_context", "envelope", "group", "is_noted", "memo", "partitions", "state")
+    __slots__ = ("context", "envelope", "is_noted", "memo", "partitions", "state")
 
     def __init__(self, state: RunState, memo: Memo | None = None, partitions: int | None = None) -> None:
         self.state = state
         self.partitions = partitions
         self.memo = memo_of_run() if memo is None else memo
         self.is_noted = False  # among the partition's deadlines
-        self._context = _context_of(state)
-        self._derive()
+        self.context = context_of(state)
+        self.envelope = RunEnvelope(state, self.context.names, self.context.labels, partitions)
 
     def refresh(self) -> None:
         """After the state's context may have changed."""
-        context = _context_of(self.state)
-        if context != self._context:
-            self._context = context
-            self._derive()
-
-    def _derive(self) -> None:
-        state = self.state
-        self.envelope = RunEnvelope(state, self.partitions)
-        self.group = group_of(state.agent_id, state.workflow, state.actor, state.labels, state.environment)
+        context = context_of(self.state)
+        if context is not self.context:
+            self.context = context
+            self.envelope = RunEnvelope(self.state, context.names, context.labels, self.partitions)
 
 
-def _context_of(state: RunState) -> tuple[str, str, str, str, str, list[tuple[str, str]]]:
-    """What `RunEnvelope` and `group_of` read of a state that may change; labels with their order."""
-    labels = list(state.labels.items())
-    return state.agent_id, state.agent_version, state.workflow, state.environment, state.actor, labels
+def context_of(state: RunState) -> RunContext:
+    """The run's context. Kept for the next run: most are alike."""
+    names = state.agent_id, state.agent_version, state.workflow, state.environment, state.actor
+    return _context(names, tuple(state.labels.items()))
+
+
+@lru_cache(maxsize=CONTEXTS_KEPT)
+def _context(names: tuple[str, str, str, str, str], labels: tuple[tuple[str, str], ...]) -> RunContext:
+    agent_id, _, workflow, environment, actor = names
+    found = dict(labels)
+    group = group_of(agent_id, workflow, actor, found, environment)
+    return RunContext(b"".join(map(encode_text, names)), encode_map(found), group)
 
 
 class PlaceClock:

@@ -75,12 +75,15 @@ _STOPPED: Final = frozenset({"halted", "escalated"})
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
-class Entry(NamedTuple):
+class Entry:
     """An event with its place in the source partition and the broker's append time (microseconds)."""
 
-    offset: int
-    ledger_time_us: int
-    event: Event
+    __slots__ = ("event", "ledger_time_us", "offset")
+
+    def __init__(self, offset: int, ledger_time_us: int, event: Event) -> None:
+        self.offset = offset
+        self.ledger_time_us = ledger_time_us
+        self.event = event
 
 
 class Basis(NamedTuple):
@@ -128,7 +131,7 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
 
     The event must be `is_foldable`.
     """
-    offset, ledger_time_us, event = entry
+    offset, ledger_time_us, event = entry.offset, entry.ledger_time_us, entry.event
     if offset <= state.last_offset:
         return None
     state.last_offset = offset

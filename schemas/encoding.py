@@ -65,10 +65,24 @@ LONG: Final = _LongTable()
 LONG.update({number: LONG[number] for number in range(-64, 4096)})
 
 
+def encode_long(number: int) -> bytes:
+    """A number as Avro writes it. As LONG, for compiled code: that finds a list's item faster than a dict's."""
+    if 0 <= number < 8192:
+        return END[number << 1]
+    if 8192 <= number < 1 << 27:
+        return MORE[(number << 1) & 16383] + END[number >> 13]
+    return LONG[number]
+
+
+def encode_optional_long(number: int | None) -> bytes:
+    """A number, or that there is none, as Avro writes it."""
+    return b"\x00" if number is None else b"\x02" + encode_long(number)
+
+
 def encode_text(text: str) -> bytes:
     """A string as Avro writes it: its length in bytes, then UTF-8."""
     raw = text.encode()
-    return LONG[len(raw)] + raw
+    return encode_long(len(raw)) + raw
 
 
 class _TextTable(dict[str, bytes]):
@@ -108,6 +122,13 @@ _HEADER = """\
 from typing import Any
 
 from agentledger.schemas.encoding import DOUBLE, END, HIGH, LONG, MORE, TEXT, encode_map, encode_texts
+
+
+"""
+_TAIL_HEADER = """\
+from agentledger.schemas.encoding import (
+    DOUBLE, encode_long, encode_map, encode_optional_long, encode_text, encode_texts,
+)
 
 
 """
@@ -159,9 +180,10 @@ def _event_source(schema: Schema, first: int) -> tuple[list[str], list[str]]:
 
 
 def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:
-    """A function from a record's fields from number `first` on, as keywords, to their part of the Avro body.
+    """A function from a record's fields from number `first` on to their part of the Avro body.
 
-    Fields that aren't given are as in an event that doesn't name them. For who writes many records that begin alike.
+    They are given in the record's order, or by name. Fields that aren't given are as in an event that doesn't name
+    them. For who writes many records that begin alike.
     """
     encoder: TailEncoder = define(tail_encoder_source(schema, first), "encode")
     return encoder
@@ -169,14 +191,35 @@ def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:
 
 def tail_encoder_source(schema: Schema, first: int) -> str:
     """The source of the module that `compile_tail_encoder` takes its function from."""
-    names, lines, parts = [], [], []
+    names, parts = [], []
     for field in schema["fields"][first:]:
         name = field["name"]
-        names.append(f"{name}: Any = {field['default']!r}" if "default" in field else f"{name}: Any")
-        prepare, expressions = _field_source(field["type"], name, f"v_{name}")
-        lines += prepare
-        parts += expressions
-    return _HEADER + _function(f"*, {', '.join(names)}", lines, parts)
+        default = f" = {field['default']!r}" if "default" in field else ""
+        annotation, encoded = _tail_part(field["type"], name)
+        names.append(f"{name}: {annotation}{default}")
+        parts.append(encoded)
+    return _TAIL_HEADER + _function(", ".join(names), [], parts)
+
+
+def _tail_part(avro_type: Any, value: str) -> tuple[str, str]:
+    """The type of a field in Python, and the expression that encodes it."""
+    kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
+    if isinstance(kind, list):
+        annotation, encoded = _tail_part(kind[1], value)
+        if annotation == "int":
+            return "int | None", f"encode_optional_long({value})"
+        return f"{annotation} | None", f"b'\\x00' if {value} is None else b'\\x02' + {encoded}"
+    found = {
+        "string": ("str", f"encode_text({value})"),
+        "long": ("int", f"encode_long({value})"),
+        "double": ("float", f"DOUBLE({value})"),
+        "boolean": ("bool", f"(b'\\x01' if {value} else b'\\x00')"),
+        "map": ("dict[str, str]", f"encode_map({value})"),
+        "array": ("list[str]", f"encode_texts({value})"),
+    }.get(kind)
+    if found is None:
+        raise SchemaError(f"no encoder for the Avro type {kind!r}", next_step="add it to encoding.py, with its test")
+    return found
 
 
 def _function(parameters: str, lines: list[str], parts: list[str]) -> str:
