@@ -59,7 +59,7 @@ def test_check_says_what_a_file_holds_or_where_it_is_wrong(prices_file: Path) ->
     assert "version house" in said("check", str(prices_file))
     assert "1 models with 2 prices, 0 tools, 0 hourly rates" in said("check", str(prices_file))
     prices_file.write_text(FILE.replace("output: 2}", "outptu: 2}", 1))
-    with pytest.raises(ConfigurationError, match=r"models\.0\.prices\.0\.outptu"):
+    with pytest.raises(ConfigurationError, match=r"prices\.yaml:5: models\[0\]\.prices\[0\]\.outptu"):
         said("check", str(prices_file))
 
 
