@@ -108,15 +108,22 @@ STORM_FILE = """
 channels:
   oncall: {{kind: pagerduty, routing_key: env:PD, url: "{url}/pd", allow_private: true, pages_per_minute_max: 600}}
   team: {{kind: slack, url: env:SLACK, allow_private: true, pages_per_minute_max: 600}}
+  am: {{kind: alertmanager, url: "{url}/am", pages_per_minute_max: 600}}
+  hook: {{kind: webhook, url: "{url}/hook", secret: env:HOOK, allow_private: true, pages_per_minute_max: 600}}
+  phone: {{kind: apprise, url: env:PHONE, pages_per_minute_max: 600}}
 routes:
-- {{name: storm, match: {{tenant: [storm]}}, channels: [oncall, team]}}
+- {{name: storm, match: {{tenant: [storm]}}, channels: [oncall, team, am, hook, phone]}}
 - {{name: rest, channels: []}}
 """
 
 
+KEYED = ("/pd", "/am/api/v2/alerts", "/hook")  # by path: targets that know a page again
+UNKEYED = {"/s": "team", "/message": "phone"}  # those that don't, with their channels
+
+
 def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_path: Path, kafka: KafkaService) -> None:
-    """Killed while pages are under way: PagerDuty may be told twice under one key, which is one page there; of Slack,
-    which has no keys, each page came once, or is listed as given up."""
+    """Killed while pages are under way, on a channel of each kind: where a key tells that it is the same page, it may
+    come twice under that key; where there is none (Slack, Apprise), each page came once, or is listed as given up."""
 
     gate, held = threading.Event(), Counter[str]()  # by path: requests that came and got no answer
     lock = threading.Lock()
@@ -133,9 +140,9 @@ def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_pa
         for number in range(ALERTS_SENT)
     ]
     with page_receiver(Answer(200), before=when_let) as receiver:
-        notify = Notify(
-            tmp_path / "storm", kafka.endpoint, STORM_FILE.format(url=receiver.url), PD=KEY, SLACK=receiver.url + "/s"
-        )
+        phone = receiver.url.replace("http://", "gotify://") + "/token?rto=60"
+        env = {"PD": KEY, "SLACK": receiver.url + "/s", "HOOK": HOOK_SECRET, "PHONE": phone}
+        notify = Notify(tmp_path / "storm", kafka.endpoint, STORM_FILE.format(url=receiver.url), **env)
         process = notify.start()
         send(kafka.endpoint, storm)
         for kill in range(KILLS):
@@ -143,7 +150,7 @@ def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_pa
             wanted = len(receiver.got) + 10
             wait_for(lambda wanted=wanted: len(receiver.got) >= wanted)
             gate.clear()
-            full = {"/pd": AT_ONCE_MAX, "/s": AT_ONCE_WITHOUT_KEY}
+            full = dict.fromkeys(KEYED, AT_ONCE_MAX) | dict.fromkeys(UNKEYED, AT_ONCE_WITHOUT_KEY)
             wait_for(lambda full=full: dict(held) == full)  # all under way, none answered
             end(process, signal.SIGKILL)
             gate.set()
@@ -153,36 +160,49 @@ def test_a_storm_killed_in_the_middle_pages_each_kind_once_and_loses_none(tmp_pa
 
         def all_settled() -> bool:
             told = notify.told()
-            return told["trigger"] + told["given_up"] == 2 * KINDS
+            return told["trigger"] + told["given_up"] == (len(KEYED) + len(UNKEYED)) * KINDS
 
         wait_for(all_settled)
         incidents, given_up, _ = read_status(notify.state_path)
         wait_for(lambda: read_status(notify.state_path)[2] == 0)  # Kafka has what was said
         end(process)
-        pages = Counter(got.json["dedup_key"] for got in receiver.got if got.path == "/pd")
-        texts = Counter(rule_in(got.body.decode()) for got in receiver.got if got.path == "/s")
+        pages = {path: {key_of(got) for got in receiver.got if got.path == path} for path in KEYED}
+        texts = {path: Counter(rule_in(got) for got in receiver.got if got.path == path) for path in UNKEYED}
 
     assert sum(incident.open_alerts for incident in incidents) == ALERTS_SENT  # none lost
-    assert len(pages) == KINDS  # one incident at PagerDuty for each kind
-    assert set(texts.values()) == {1}  # none twice
-    lost = {one["rule"] for one in given_up}
-    assert len(lost) == KILLS * AT_ONCE_WITHOUT_KEY  # what was under way each time
-    assert all(one["channel"] == "team" and one["fault"] == "unsure" for one in given_up)
-    assert texts.keys() | lost == {f"rule-{number}" for number in range(KINDS)}
+    rules = {f"rule-{number}" for number in range(KINDS)}
+    assert {path: len(keys) for path, keys in pages.items()} == dict.fromkeys(KEYED, KINDS)  # one page of each kind
+    for path, channel in UNKEYED.items():
+        lost = {one["rule"] for one in given_up if one["channel"] == channel}
+        assert set(texts[path].values()) == {1}  # none twice
+        assert len(lost) == KILLS * AT_ONCE_WITHOUT_KEY  # what was under way each time
+        assert texts[path].keys() | lost == rules  # none lost
+    assert {(one["channel"], one["fault"]) for one in given_up} == {("team", "unsure"), ("phone", "unsure")}
 
     said = [event for event in events_on(kafka.endpoint, INTEGRITY.name) if isinstance(event, AlertDelivered)]
     by_id = {event.event_id: event for event in said}
     assert sorted(event.producer_seq for event in by_id.values()) == list(range(len(by_id)))  # dense: none lost
     final = Counter((event.channel, event.status) for event in by_id.values() if event.status != "failed")
-    assert final["oncall", "sent"] == KINDS
-    assert final["team", "sent"] + final["team", "given_up"] == KINDS
-    assert final["team", "given_up"] == len(lost)
+    assert [final[channel, "sent"] for channel in ("oncall", "am", "hook")] == [KINDS] * 3
+    for channel in UNKEYED.values():
+        assert final[channel, "given_up"] == KILLS * AT_ONCE_WITHOUT_KEY
+        assert final[channel, "sent"] == KINDS - final[channel, "given_up"]
 
 
-def rule_in(body: str) -> str:
-    """The rule that a Slack message is about."""
-    fields = [field["text"] for block in json.loads(body)["blocks"] for field in block.get("fields", [])]
-    return next(text.removeprefix("rule: ") for text in fields if text.startswith("rule: "))
+def key_of(got: Got) -> str:
+    """What tells a target with keys that a page is the same."""
+    if got.path == "/hook":
+        return got.headers["webhook-id"]
+    return str(got.json["dedup_key"] if got.path == "/pd" else got.json[0]["labels"]["agentledger_page"])
+
+
+def rule_in(got: Got) -> str:
+    """The rule that a message is about, at Slack or by Apprise."""
+    if got.path == "/message":
+        lines = str(got.json["message"]).splitlines()
+    else:
+        lines = [field["text"] for block in got.json["blocks"] for field in block.get("fields", [])]
+    return next(text.removeprefix("rule: ") for text in lines if text.startswith("rule: "))
 
 
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
