@@ -4,17 +4,13 @@ storm in the middle of which the program is killed, and an incident from its pag
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from agentledger.schemas.topics import ALERTS, INTEGRITY
 from agentledger.sinks.notify.channels import AT_ONCE_MAX, AT_ONCE_WITHOUT_KEY
 from agentledger.sinks.notify.state import read_status
 from tests.kafka_broker import events_on, kafka_broker
+from tests.notify_rig import Notify, alertmanager, end, firing, wait_for
 from tests.page_receiver import Answer, Got, page_receiver
 from tests.signed_answers import HOOK_SECRET, PAGERDUTY_SECRET, incident_event, pagerduty_signed, signed
 
@@ -43,48 +40,6 @@ KEY = "0123456789abcdef0123456789abcdef"
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
     with kafka_broker(tmp_path_factory.mktemp("kafka")) as service:
         yield service
-
-
-class Notify:
-    """The program, in a process of its own, on a folder of its own."""
-
-    def __init__(self, folder: Path, servers: str, notify_file: str, **env: str) -> None:
-        folder.mkdir()
-        path = folder / "notify.yaml"
-        path.write_text(notify_file, "utf-8")
-        self.ready = folder / "ready"
-        self.state_path = folder / "notify" / "notify.sqlite"
-        self.env = {
-            **os.environ, "AGENTLEDGER_DATA_DIR": str(folder), "AGENTLEDGER_NOTIFY_FILE": str(path),
-            "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": servers, "AGENTLEDGER_READY_FILE": str(self.ready), **env,
-        }  # fmt: skip
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start it, until it works."""
-        self.ready.unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-m", "agentledger.infra.cli", "notify", "run"], env=self.env)
-        wait_for(lambda: self.ready.exists() or process.poll() is not None)
-        assert process.poll() is None, "notify ended by itself"
-        return process
-
-    def told(self) -> Counter[str]:
-        """How many pages stand at what."""
-        incidents, _, _ = read_status(self.state_path)
-        return Counter(page.told for incident in incidents for page in incident.pages.values())
-
-
-def wait_for(holds: Callable[[], bool], s_max: float = 60) -> None:
-    """Look again and again until it holds."""
-    deadline = time.monotonic() + s_max
-    while not holds():
-        assert time.monotonic() < deadline, "it didn't come to that"
-        time.sleep(0.05)
-
-
-def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
-    """Send the signal and wait."""
-    process.send_signal(number)
-    process.wait(30)
 
 
 def about(kind: type[Event], name: str, tenant: str, **own: Any) -> Event:
@@ -205,13 +160,6 @@ def rule_in(got: Got) -> str:
     return next(text.removeprefix("rule: ") for text in lines if text.startswith("rule: "))
 
 
-ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-ALERTMANAGER_FILE = """
-route: {{receiver: people, group_by: [tenant], group_wait: 1s, group_interval: 1s, repeat_interval: 1h}}
-receivers:
-- name: people
-  webhook_configs: [{{url: "{url}/people", send_resolved: true}}]
-"""
 NOTIFY_FILE = """
 channels:
   am: {{kind: alertmanager, url: "{alertmanager}"}}
@@ -226,23 +174,12 @@ incoming: {{port: {port}, secret: env:HOOK, pagerduty_secret: env:PD_HOOK}}
 def test_a_real_alertmanager_receives_groups_and_resolves_and_answers_become_events(
     tmp_path: Path, kafka: KafkaService
 ) -> None:
-    assert ALERTMANAGER, "apt-get install prometheus-alertmanager"
-    port, answers_port = free_port(), free_port()
-    url = f"http://127.0.0.1:{port}"
-    with page_receiver(Answer(200)) as people:
-        config = tmp_path / "alertmanager.yml"
-        config.write_text(ALERTMANAGER_FILE.format(url=people.url), "utf-8")
-        command = [
-            ALERTMANAGER, f"--config.file={config}", f"--storage.path={tmp_path / 'am'}",
-            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
-        ]  # fmt: skip
-        alertmanager = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    answers_port = free_port()
+    with page_receiver(Answer(200)) as people, alertmanager(tmp_path, people.url + "/people") as url:
         file = NOTIFY_FILE.format(url=people.url, alertmanager=url, port=answers_port)
         notify = Notify(tmp_path / "live", kafka.endpoint, file, PD=KEY, HOOK=HOOK_SECRET, PD_HOOK=PAGERDUTY_SECRET)
-        process = None
+        process = notify.start()
         try:
-            wait_for(lambda: answers(f"{url}/-/ready"))
-            process = notify.start()
             names = [("a", "loop"), ("b", "loop"), ("c", "runaway")]
             send(
                 kafka.endpoint,
@@ -270,9 +207,7 @@ def test_a_real_alertmanager_receives_groups_and_resolves_and_answers_become_eve
             wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "resolved"))
             wait_for(lambda: not notify.told())
         finally:
-            if process is not None:
-                end(process)
-            end(alertmanager)
+            end(process)
     groups = [got.json["groupLabels"] for got in people.got if got.path == "/people"]
     assert {json.dumps(labels) for labels in groups} == {'{"tenant": "live"}'}
     page = next(got.json["alerts"][0] for got in people.got if got.path == "/people")
@@ -301,18 +236,3 @@ def answer(url: str, body: str, headers: dict[str, str]) -> None:
     request = urllib.request.Request(url, body.encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as taken:
         assert taken.status == 202
-
-
-def answers(url: str) -> bool:
-    """Whether somebody is there."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def firing(got: list[Got], status: str) -> set[str]:
-    """Names of the alerts that people were told of with this status."""
-    told = [alert for one in got if one.path == "/people" for alert in one.json["alerts"]]
-    return {alert["labels"]["alertname"] for alert in told if alert["status"] == status}

@@ -1,16 +1,25 @@
-"""On a running stack: the doctor finds nothing broken, and every panel of ClickHouse's dashboard has an answer."""
+"""On a running stack: the doctor finds nothing broken, every program shows metrics, every panel of ClickHouse's
+dashboard has an answer, and whoever is paged comes from the page to the run, halts it, and the page is resolved."""
 
 from __future__ import annotations
 
+import http.cookiejar
 import json
 import re
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.notify_rig import Notify, alertmanager, end, firing, wait_for
+from tests.page_receiver import Answer, page_receiver
 from tests.running_stack import ROOT, RunningStack
 
 SPEND = json.loads((Path(ROOT) / "infra/grafana/spend.json").read_text("utf-8"))
+PREFIXES = ("writer", "packer", "worker", "holds", "scopes", "ticker", "reconcile", "payloads", "console", "signer")
 TIME_FILTER = re.compile(r"\$__timeFilter\((\w+)\)")
 
 
@@ -25,3 +34,76 @@ def test_the_doctor_finds_nothing_broken(stack: RunningStack) -> None:
 def test_a_panel_has_an_answer(stack: RunningStack, panel: dict[str, list[dict[str, str]]]) -> None:
     for target in panel["targets"]:
         stack.query(TIME_FILTER.sub(r"\1 >= now() - INTERVAL 6 HOUR", target["rawSql"]))
+
+
+def test_every_program_shows_its_metrics_where_status_says(stack: RunningStack) -> None:
+    services = json.loads((stack.data_dir / "stack.json").read_text())["services"]
+    urls = {service["name"]: service["metrics_url"] for service in services if service["metrics_url"]}
+    assert set(urls) == set(PREFIXES)
+    status = stack.cli("status").stdout
+    for name, url in urls.items():
+        assert f":{urllib.parse.urlsplit(url).port}" in status
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert f"\nagentledger_{name}_" in answer.read().decode()
+
+
+NOTIFY_FILE = """
+console_url: {console}
+channels:
+  am: {{kind: alertmanager, url: "{alertmanager}"}}
+routes:
+- {{name: loops, match: {{rule: [tool_call_loop]}}, channels: [am]}}
+- {{name: rest, channels: []}}
+"""
+LOOPING = """
+import time
+from agentledger.producers import Ledger
+from agentledger.schemas.errors import HaltedError
+with Ledger(agent_id="looper") as ledger:
+    try:
+        with ledger.run("fix_issue", run_id="loops-for-ever") as run:
+            for _ in range(1200):
+                with run.tool_call("search", arguments={"q": "the same"}, effect="read") as call:
+                    call.result({"found": 0})
+                time.sleep(0.1)
+    except HaltedError as error:
+        print(error)
+"""
+
+
+def test_whoever_is_paged_comes_to_the_run_halts_it_and_the_page_is_resolved(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    with page_receiver(Answer(200)) as people, alertmanager(tmp_path, people.url + "/people") as url:
+        file = NOTIFY_FILE.format(console=stack.endpoints()["console_url"], alertmanager=url)
+        notify = Notify(tmp_path / "notify", stack.endpoints()["kafka_bootstrap_servers"], file).start()
+        env = {**stack.env, **stack.exports()}
+        agent = subprocess.Popen([sys.executable, "-c", LOOPING], env=env, stdout=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: "tool_call_loop" in firing(people.got, "firing"))
+            page = people.got[0].json["alerts"][0]
+            assert page["annotations"]["run"] == "loops-for-ever"
+            halt_from(page["generatorURL"], "paged: it loops")
+            said, _ = agent.communicate(timeout=60)
+            assert "is halted by console:local" in said
+            assert "paged: it loops" in said
+            wait_for(lambda: "tool_call_loop" in firing(people.got, "resolved"))
+        finally:
+            agent.kill()
+            end(notify)
+
+
+def halt_from(link: str, reason: str) -> None:
+    """Open the page's link as a browser does, and send the form that halts the run."""
+    jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+    browser = urllib.request.build_opener(jar)
+    with browser.open(link, timeout=30) as page:
+        shown = page.read().decode()
+    form = shown[shown.index('<form class="halt"') :]
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[: form.index("</form>")]))
+    assert (fields["scope"], fields["scope_value"]) == ("run", "loops-for-ever")
+    parts = urllib.parse.urlsplit(link)
+    address = f"{parts.scheme}://{parts.netloc}"
+    body = urllib.parse.urlencode({**fields, "reason": reason}).encode()
+    with browser.open(urllib.request.Request(f"{address}/commands", body, {"Origin": address}), timeout=30) as done:
+        assert done.status == 200
