@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,16 @@ class Room:
         return [event for event in events if isinstance(event, AlertDelivered)]
 
 
+@contextlib.contextmanager
+def closing_after(gate: threading.Event, room: Room) -> Iterator[None]:
+    """What waits at the gate goes on when the block is over, so that a test that fails ends."""
+    try:
+        yield
+    finally:
+        gate.set()
+        room.dispatcher.close()
+
+
 def test_a_page_is_tried_again_later_each_time_then_given_up_listed_and_said(tmp_path: Path) -> None:
     tries: list[int] = []
     room = Room(
@@ -92,12 +102,11 @@ def test_a_channel_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         return Outcome("busy", 503)
 
     room = Room(tmp_path, rules={"boss": ChannelRules(at_once_max=1)}, boss=hang, am=fail, oncall=take)
-    room.raise_alerts(50)
-    room.step_until(lambda: len(told) == 50)
-    assert set(told.values()) == {1}
-    assert not gate.is_set()
-    gate.set()
-    room.dispatcher.close()
+    with closing_after(gate, room):
+        room.raise_alerts(50)
+        room.step_until(lambda: len(told) == 50)
+        assert set(told.values()) == {1}
+        assert not gate.is_set()
 
 
 @pytest.mark.parametrize("at_once_max", [1, 3])
@@ -111,15 +120,14 @@ def test_no_more_is_under_way_on_a_channel_than_it_may_have(tmp_path: Path, at_o
         return Outcome()
 
     room = Room(tmp_path, rules={"boss": ChannelRules(at_once_max=at_once_max)}, boss=hang)
-    room.raise_alerts(10)
-    room.step_until(lambda: begun["boss"] == at_once_max)
-    for _ in range(20):
-        room.dispatcher.step()
-    incidents, _, _ = read_status(room.path)
-    waiting = [page.waiting for incident in incidents for page in incident.pages.values()]
-    assert sum(one is not None and one.is_sending for one in waiting) == begun["boss"] == at_once_max
-    gate.set()
-    room.dispatcher.close()
+    with closing_after(gate, room):
+        room.raise_alerts(10)
+        room.step_until(lambda: begun["boss"] == at_once_max)
+        for _ in range(20):
+            room.dispatcher.step()
+        incidents, _, _ = read_status(room.path)
+        waiting = [page.waiting for incident in incidents for page in incident.pages.values()]
+        assert sum(one is not None and one.is_sending for one in waiting) == begun["boss"] == at_once_max
 
 
 def test_what_a_library_raises_is_an_outcome(tmp_path: Path) -> None:
