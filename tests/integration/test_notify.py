@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from agentledger.infra.doctor_notify import notify_lag_s
+from agentledger.infra.settings import load_settings
 from agentledger.infra.stack.kafka import KafkaService
 from agentledger.infra.stack.ports import free_port
 from agentledger.schemas import Codec, open_registry
@@ -206,8 +208,15 @@ def test_a_real_alertmanager_receives_groups_and_resolves_and_answers_become_eve
             send(kafka.endpoint, [about(AlertResolved, name, "live") for name, rule in names if rule == "loop"])
             wait_for(lambda: {"loop", "runaway"} <= firing(people.got, "resolved"))
             wait_for(lambda: not notify.told())
-        finally:
+            settings = load_settings(data_dir=tmp_path / "live")
+            assert notify_lag_s(settings, {"bootstrap.servers": kafka.endpoint}) == 0  # as the doctor sees it
             end(process)
+            send(kafka.endpoint, [about(AlertRaised, "d", "live", rule="loop", severity="info", summary="unread")])
+            time.sleep(0.01)
+            assert notify_lag_s(settings, {"bootstrap.servers": kafka.endpoint}) > 0
+        finally:
+            if process.poll() is None:
+                end(process)
     groups = [got.json["groupLabels"] for got in people.got if got.path == "/people"]
     assert {json.dumps(labels) for labels in groups} == {'{"tenant": "live"}'}
     page = next(got.json["alerts"][0] for got in people.got if got.path == "/people")
