@@ -116,23 +116,28 @@ def runaways_in_any_order() -> dict[tuple[float, int], tuple[float, float]]:
         for run in runs_of(traces_folder(), name):
             groups[f"{name} {run.workflow}"].append(run)
     far = {run_id for truth, _ in on_recordings().values() for run_id in truth.runs["runaway"]}
+    circling = {run_id for truth, _ in on_recordings().values() for run_id in truth.runs["circles"]}
     found = {}
     for times, percent in [(shipped.times, shipped.quantile_percent), *OTHER_THRESHOLDS]:
         rule = shipped.model_copy(update={"times": times, "quantile_percent": percent})
         orders = [(runs, random.Random(seed)) for runs in groups.values() for seed in range(ORDERS)]
-        named = [run_id for runs, rng in orders for run_id in _named_in_order(rule, runs, rng)]
+        named = [run_id for runs, rng in orders for run_id in _named_in_order(rule, runs, rng, circling)]
         right = sum(run_id in far for run_id in named)
         found[times, percent] = right / ORDERS / len(far), (len(named) - right) / ORDERS
     return found
 
 
-def _named_in_order(rule: StepCount, runs: Sequence[Recorded], rng: random.Random) -> Iterator[str]:
-    """The runs that the rule names where they end one after another in an order drawn at random."""
+def _named_in_order(rule: StepCount, runs: Sequence[Recorded], rng: random.Random, circling: set[str]) -> Iterator[str]:
+    """The runs that the rule names where they end one after another in an order drawn at random.
+
+    Those that went in circles by the files have the other sign that the rule asks for while few runs are known.
+    """
     normals = Normals()
     facts = RunState(tenant_id="t", run_id="r", base_event_id="", last_offset=-1, last_time_us=0, workflow="w")
     for offset, run in enumerate(rng.sample(runs, len(runs))):
         facts.last_time_us = 2 * offset * EPOCH_US
-        if run.steps > steps_limit(rule, facts, normals):
+        is_known = normals.of(facts.last_time_us, "t", "w").runs >= rule.min_volume
+        if run.steps > steps_limit(rule, facts, normals) and (is_known or run.run_id in circling):
             yield run.run_id
         normals.add(offset, facts.last_time_us, "t", "w", run.steps, policy=False)
 

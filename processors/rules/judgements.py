@@ -155,10 +155,13 @@ def steps(rules: Iterable[StepCount], run: RunFacts, memory: RunMemory, event: E
     taken = run.model_calls + run.tool_calls
     for rule in rules:
         limit = steps_limit(rule, run, normals)
-        if taken > limit and not run.finished:
-            usual = normals.steps(run.last_time_us, run.tenant_id, run.workflow, rule.quantile_percent)
+        known = normals.of(run.last_time_us, run.tenant_id, run.workflow).runs
+        are_enough = known >= rule.min_volume or memory.repeats.bit_count() >= rule.few_repeats
+        if taken > limit and are_enough and not run.finished:
+            percent = rule.quantile_percent if known >= rule.min_volume else 50
+            usual = normals.steps(run.last_time_us, run.tenant_id, run.workflow, percent)
             text = (
-                f"{taken} model and tool calls, and still going: {rule.quantile_percent} % of the runs of workflow "
+                f"{taken} model and tool calls, and still going: {percent} % of the {known} known runs of workflow "
                 f"{short(run.workflow) or '(none)'} end within {usual}"
             )
             said += say(run, memory, Found(rule, text, "", taken, float(taken), float(limit)), event.event_id)
@@ -166,11 +169,18 @@ def steps(rules: Iterable[StepCount], run: RunFacts, memory: RunMemory, event: E
 
 
 def steps_limit(rule: StepCount, run: RunFacts, normals: Normals) -> float:
-    """More steps than this are too many; infinite where too few runs of the workflow are known."""
-    usual = normals.steps(run.last_time_us, run.tenant_id, run.workflow, rule.quantile_percent)
-    if usual is None or normals.of(run.last_time_us, run.tenant_id, run.workflow).runs < rule.min_volume:
+    """More steps than this are too many, or too many to need no other sign; infinite where too few runs are known."""
+    known = normals.of(run.last_time_us, run.tenant_id, run.workflow).runs
+    if known < min(rule.few_volume, rule.min_volume):
         return inf
-    return max(rule.floor, usual * rule.times)
+    if known >= rule.min_volume:
+        return max(rule.floor, _usual_steps(run, normals, rule.quantile_percent) * rule.times)
+    low, median, high = (_usual_steps(run, normals, percent) for percent in (25, 50, 75))
+    return max(rule.floor, 2 * median, high + rule.few_spread * (high - low))
+
+
+def _usual_steps(run: RunFacts, normals: Normals, percent: int) -> int:
+    return normals.steps(run.last_time_us, run.tenant_id, run.workflow, percent) or 0
 
 
 def denials(

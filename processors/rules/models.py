@@ -181,6 +181,10 @@ class StepCount(_RunRule):
 
     `min_volume` is how many of those must be known. They are those of the run's partition. The quantile should lie near
     the end, which holds the workflow's own spread, but short of it: one runaway must not be the next one's norm.
+
+    A quantile near the end of few runs is the largest of them. So while fewer are known, but `few_volume` are, more
+    than Q3 + `few_spread` (Q3 - Q1) and twice the median are too many, of a run that has another sign of getting
+    nowhere: `few_repeats` of its last REPEATS_SEEN calls of tools brought nothing new. So few runs prove little alone.
     """
 
     kind: Literal["step_count"]
@@ -188,6 +192,9 @@ class StepCount(_RunRule):
     quantile_percent: int = Field(default=98, ge=1, le=100)
     floor: int = Field(default=20, ge=1)
     min_volume: int = Field(default=20, ge=5, le=1_000_000)
+    few_volume: int = Field(default=8, ge=5, le=1_000_000)
+    few_spread: float = Field(default=4, ge=1, le=100, allow_inf_nan=False)
+    few_repeats: int = Field(default=4, ge=0, le=REPEATS_SEEN)
 
 
 class DenialsInRun(_RunRule):

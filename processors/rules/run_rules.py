@@ -99,7 +99,7 @@ class Applicable:
             + [effect for rule in self.undecided for effect in rule.effects]
         )
         self.keep_recent = any(not rule.consecutive for rule in self.identical)
-        self.keep_results = bool(self.repeated)
+        self.keep_results = bool(self.repeated or self.steps)
         # Below these nothing can fire: most events stop there.
         self.steps_min = min((rule.floor for rule in self.steps), default=2**62)
         self.ahead_us_min = min((rule.ahead_us for rule in self.skew), default=2**62)

@@ -22,12 +22,14 @@ from agentledger.infra.replay_tally import Scope, Spend, newly_stopped, no_longe
 from agentledger.infra.replay_wanted import Wanted
 from agentledger.processors.rules.loading import parse_rules
 from agentledger.schemas.errors import ConfigurationError, UsageError
-from agentledger.schemas.events import Event, HoldRequested, PolicyDecided, RunStarted
+from agentledger.schemas.events import Event, HoldRequested, OutcomeCosted, PolicyDecided
+from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.testing.price_book import FixedPriceBook
+from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.replay_source import LedgerRecord
 from tests.hold_logs import HoldLog
 from tests.replay_rig import MemoryLedger, MemoryWiring, lived
-from tests.run_logs import CODEC, PRICES, T0_US, Author
+from tests.run_logs import CODEC, PRICES, T0_US, Author, run_budget
 
 NO_RULES: tuple[Any, ...] = ()
 
@@ -128,13 +130,37 @@ def test_other_budgets_stop_other_runs_and_say_what_those_went_on_to_spend(tmp_p
     assert scope == Scope("acme", "run", "large")
     assert (stop.metric, stop.limit, stop.used, stop.on_exceeded) == ("cost_nanousd", 4_000_000, 6_000_000, "escalate")
     assert report.replayed.spent_after[scope] == 2_000_000
-    # The file says nothing of runs of the agent other: their own budget stays.
+    # A budget that a run has of its own stays, whatever the file says.
     assert list(no_longer_stopped(report.stored, report.replayed)) == []
     assert Scope("acme", "run", "capped") in report.replayed.stops
     shown = printed(say.print_stops, report)
     assert "would have been stopped: 1, of them 1 runs" in shown
-    lax = replayed(ledger, budgets=budgets_of(tmp_path, "agent: {max_tool_calls: 100}"))
-    assert [scope.value for scope, _ in no_longer_stopped(lax.stored, lax.replayed)] == ["capped"]
+    assert stop.budget_id == "agent-refunds"
+
+
+def test_limits_of_each_run_are_the_files_own_each_with_its_lines_and_not_those_that_were_declared(
+    tmp_path: Path,
+) -> None:
+    author, other = Author("run-1"), Author("run-2")
+    calls = [author.tool_call(arguments_digest="a", status="error") for _ in range(4)]
+    recorded = [run_budget(limit_amount=1), author.start(), *calls, author.finish()]
+    ledger = ledger_of([*recorded, other.start(workflow="triage"), other.tool_call(workflow="triage"), other.finish()])
+    text = """
+        budgets:
+          - {id: a, scope: team, scope_value: payments, window: run, limits: {tool_calls: 3}, on_exceeded: warn,
+             enforcement: watch}
+          - {id: b, scope: workflow, window: run, limits: {tool_retries: 2}, on_exceeded: escalate, enforcement: watch}
+          - {id: c, scope: agent, scope_value: nobody, window: run, limits: {tool_calls: 0}, on_exceeded: halt,
+             enforcement: hold, fail: open}
+    """
+    report = replayed(ledger, budgets=budgets_of(tmp_path, text))
+    [(_, then)] = report.stored.stops.items()
+    assert (then.budget_id, then.used) == ("careful", 2)
+    [(scope, stop)] = report.replayed.stops.items()
+    assert (scope.value, stop.budget_id, stop.metric, stop.used) == ("run-1", "b", "tool_retries", 3)
+    assert report.replayed.raised["budget_exceeded"] == 2  # a only warns, and says so
+    none = replayed(ledger, budgets=budgets_of(tmp_path, text.replace("tool_retries: 2", "tool_retries: 9")))
+    assert [scope.value for scope, _ in no_longer_stopped(none.stored, none.replayed)] == ["run-1"]
 
 
 def test_a_budget_over_a_day_is_watched_in_what_was_recorded(tmp_path: Path) -> None:
@@ -165,26 +191,6 @@ def test_holds_are_decided_again_by_other_budgets(tmp_path: Path) -> None:
     report = replayed(ledger, budgets=budgets_of(tmp_path, text))
     assert (report.stored.refused.total(), report.replayed.refused.total()) == (0, 2)
     assert "2 as replayed" in printed(say.print_stops, report)
-
-
-def test_limits_are_given_to_the_runs_that_their_scope_holds(tmp_path: Path) -> None:
-    budgets = budgets_of(
-        tmp_path,
-        """
-        budgets:
-          - {id: a, scope: team, scope_value: payments, window: run, limits: {usd: 2, tool_calls: 9},
-             on_exceeded: warn, enforcement: hold, fail: open}
-          - {id: b, scope: workflow, window: run, limits: {usd: 1}, on_exceeded: halt, enforcement: hold, fail: open}
-          - {id: c, scope: agent, scope_value: other, window: run, limits: {tokens: 5}, on_exceeded: halt,
-             enforcement: hold, fail: open}
-        """,
-    )
-    started = budgets.started(Author("r").start(budget_model_calls=3))
-    assert isinstance(started, RunStarted)
-    assert (started.budget_cost_nanousd, started.budget_tool_calls, started.budget_tokens) == (10**9, 9, None)
-    assert (started.budget_model_calls, started.on_budget_exceeded) == (None, "halt")
-    elsewhere = Author("r").start(tenant_id="globex", budget_model_calls=3)
-    assert budgets.started(elsewhere) == elsewhere
 
 
 POLICY = """
@@ -280,6 +286,22 @@ def test_states_of_a_fold_go_on_as_if_it_had_never_ended(seed: int) -> None:
             assert [item for record in again for item in second.take(record)] == expected
             for stage in (whole, first, second):
                 stage.close()
+
+
+def test_an_outcome_weeks_after_a_rebuild_is_joined_with_what_the_run_cost() -> None:
+    author = Author("run-1")
+    ledger = ledger_of([author.start(), author.model_call(1000), author.finish()])
+    wiring = MemoryWiring(ledger)
+    partition = partition_of(b"run-1", wiring.partitions)
+    lost, rebuilt = wiring.stage(RUNS, CODEC, partition), wiring.stage(RUNS, CODEC, partition)
+    for record in ledger.logs[EVENTS.name, partition]:
+        lost.take(record)
+    rebuilt.restore(lost.states())  # type: ignore[attr-defined]
+    ledger.now_us += 20 * 86_400_000_000
+    late = author.outcome(success=False)
+    said = rebuilt.take(ledger.append(EVENTS.name, late.run_id.encode(), CODEC.encode(late), partition))
+    [costed] = [event for event in map(CODEC.decode, (one.value for one in said)) if isinstance(event, OutcomeCosted)]
+    assert (costed.outcome_event_id, costed.success, costed.cost_nanousd) == (late.event_id, False, 2_000_000)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def test_runaway_runs_are_found_in_most_orders_and_ordinary_ones_in_hardly_any()
     assert others <= 0.2
 
 
-def test_a_known_runaway_run_is_found_by_name_while_it_runs() -> None:
+def test_known_runaway_runs_are_found_by_name_while_they_run() -> None:
+    assert named("tau2-retail", "runaway_run") == {"4d77f47f-beec-4148-b7bc-13eb969ea353"}  # the tenth of its workflow
     assert named("swe-django", "runaway_run") == {"django__django-16560"}
     [firing] = [one for one in rules_table.on_recordings()["swe-django"][1] if one.rule == "runaway_run"]
     assert "237 model and tool calls, and still going" in firing.summary  # of the 290 that it took

@@ -249,13 +249,26 @@ def test_a_run_far_longer_than_its_workflow_usually_takes() -> None:
     assert sum(isinstance(alert, AlertRaised) for alert in story.alerts()) == 1
 
 
-@pytest.mark.parametrize(("usual", "steps", "waits"), [(19, 40, True), (20, 16, True), (20, 40, False)])
+@pytest.mark.parametrize(("usual", "steps", "waits"), [(7, 40, True), (8, 16, True), (20, 16, True), (20, 40, False)])
 def test_too_few_known_runs_or_steps_or_only_runs_of_now(usual: int, steps: int, waits: bool) -> None:
     author = Author("long")
     story = Story(STEPS).tell(*finished_runs(usual, 8), every_s=0.1)
     if waits:
         story.wait(20 * MINUTE)
     assert story.tell(author.start(), *different(author, steps)).life() == []
+
+
+def test_of_few_known_runs_the_quartiles_count_and_not_the_longest() -> None:
+    author, odd = Author("long"), Author("odd")
+    usual = [*finished_runs(8, 8), odd.start(), *different(odd, 100), odd.finish()]
+    story = Story(STEPS).tell(*usual, every_s=0.1).wait(20 * MINUTE)
+    same = [author.tool_call(arguments_digest="a", result_digest="b") for _ in range(5)]
+    story.tell(author.start(), *same[:4], *different(author, 20))
+    assert story.life() == []  # long alone says little beside nine runs
+    story.tell(same[4], author.finish())
+    raised = story.alerts()[0]
+    assert (raised.run_id, raised.observed, raised.expected) == ("long", 25, 16)
+    assert "50 % of the 9 known runs of workflow refund end within 8" in raised.summary
 
 
 DENIALS = {"name": "denied", "kind": "denials_in_run", "denials": 3, "window": "1m"}
