@@ -25,7 +25,7 @@ from agentledger.schemas.errors import ConfigurationError, UsageError
 from agentledger.schemas.events import Event, HoldRequested, OutcomeCosted, PolicyDecided
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.testing.price_book import FixedPriceBook
-from agentledger.schemas.topics import EVENTS
+from agentledger.schemas.topics import EVENTS, SPEND
 from agentledger.sinks.replay_source import LedgerRecord
 from tests.hold_logs import HoldLog
 from tests.replay_rig import MemoryLedger, MemoryWiring, lived
@@ -300,8 +300,11 @@ def test_an_outcome_weeks_after_a_rebuild_is_joined_with_what_the_run_cost() -> 
     ledger.now_us += 20 * 86_400_000_000
     late = author.outcome(success=False)
     said = rebuilt.take(ledger.append(EVENTS.name, late.run_id.encode(), CODEC.encode(late), partition))
-    [costed] = [event for event in map(CODEC.decode, (one.value for one in said)) if isinstance(event, OutcomeCosted)]
+    [costed] = [CODEC.decode(one.value) for one in said if one.topic == SPEND.name]
+    assert isinstance(costed, OutcomeCosted)
     assert (costed.outcome_event_id, costed.success, costed.cost_nanousd) == (late.event_id, False, 2_000_000)
+    lost.close()
+    rebuilt.close()
 
 
 @pytest.mark.parametrize(
