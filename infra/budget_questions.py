@@ -10,8 +10,9 @@ from agentledger.processors.budget_declarations import Change, Key, Limit, chang
 from agentledger.producers.halts import Command
 from agentledger.schemas import uuid7
 from agentledger.schemas.budget_questions import ACTION, OWN_PREFIX, Raise, raise_of
-from agentledger.schemas.errors import UsageError
+from agentledger.schemas.errors import CodecError, UsageError
 from agentledger.schemas.events import ApprovalDecided, BudgetDeclared
+from agentledger.schemas.topics import BUDGETS
 from agentledger.sinks.queries import query
 
 QUESTIONS_MAX = 1000
@@ -25,8 +26,8 @@ SELECT approval_id, anyIf(target, action = '{ACTION}') AS target, anyIf(change_r
     argMinIf(verdict, (ledger_time, log_index), event_type = 'ApprovalDecided') AS answer,
     argMinIf(decided_by, (ledger_time, log_index), event_type = 'ApprovalDecided') AS answered_by
 FROM agentledger.ledger
-WHERE event_type IN ('ApprovalRequested', 'ApprovalDecided') AND occurrence = 'first'
-    AND tenant_id = {{tenant:String}} AND NOT startsWith(approval_id, '{OWN_PREFIX}')
+WHERE (event_type = 'ApprovalDecided' OR event_type = 'ApprovalRequested' AND topic = '{BUDGETS.name}')
+    AND occurrence = 'first' AND tenant_id = {{tenant:String}} AND NOT startsWith(approval_id, '{OWN_PREFIX}')
     AND ({{id:String}} = '' OR approval_id = {{id:String}})
 GROUP BY approval_id HAVING countIf(action = '{ACTION}') > 0 AND ({{id:String}} != '' OR answer = '')
 ORDER BY asked_us DESC LIMIT {QUESTIONS_MAX}"""
@@ -53,7 +54,7 @@ class Question:
 def open_questions(client: Any, tenant_id: str) -> list[Question]:
     """Those that nobody has answered, the latest first. Raises StoreError."""
     rows = query(client, _ASKED, parameters={"tenant": tenant_id, "id": ""}).records()
-    return [_question(row) for row in rows]
+    return [_question(row) for row in rows if _is_readable(row)]
 
 
 def open_question(client: Any, tenant_id: str, approval_id: str) -> Question:
@@ -141,6 +142,15 @@ def denial(
 def declared_anew(changes: Sequence[Change]) -> BudgetDeclared:
     """The one declaration among them."""
     return next(change.event for change in changes if change.event is not None)
+
+
+def _is_readable(row: Mapping[str, Any]) -> bool:
+    """False for a question of a release that didn't say which limit it is about."""
+    try:
+        raise_of(row["change"] or "")
+    except CodecError:
+        return False
+    return True
 
 
 def _question(row: Mapping[str, Any]) -> Question:

@@ -69,6 +69,22 @@ def add_a_nano_dollar(stack: RunningStack, servers: str) -> None:
     assert "settled_as_charged: hold " in checked.stdout
 
 
+def answer_from_the_command_line(stack: RunningStack) -> None:
+    """The budget of runs has asked for more: a person says no to a question that isn't there, and yes to the one."""
+    asked = "SELECT count() AS n FROM approvals WHERE action = 'raise_budget' AND tenant_id = 'acme'"
+    stack.settle(asked, lambda row: int(row["n"]) > 0)
+    shown = json.loads(stack.cli("budgets", "show", "--tenant", "acme", "--json").stdout)
+    assert [one["used"] for one in shown["standings"] if one["budget_id"] == "runs"] == [3]
+    [question] = [one["approval_id"] for one in shown["questions"] if one["change"]["budget_id"] == "runs"]
+    assert stack.cli("budgets", "deny", "nothing", "--tenant", "acme", "--reason", "no", check=False).returncode == 2
+    wanted = ["--tenant", "acme", "--reason", "a large order", "--by", "maria", "--limit", "5"]
+    said = stack.cli("budgets", "approve", question, *wanted).stdout
+    assert "has 5 tool calls, it had 3 tool calls (version 2)" in said
+    sql = f"SELECT max(decided_by) AS decided_by, max(reason) AS reason FROM approvals WHERE approval_id = '{question}'"
+    answered = stack.settle(sql, lambda row: bool(row["decided_by"]))
+    assert (answered["decided_by"], answered["reason"]) == ("maria", "a large order")
+
+
 def test_budgets_from_a_file_to_the_last_nano_dollar(stack: RunningStack, tmp_path: Path) -> None:
     file = tmp_path / "budgets.yaml"
     file.write_text(FILE)
@@ -97,9 +113,7 @@ def test_budgets_from_a_file_to_the_last_nano_dollar(stack: RunningStack, tmp_pa
         with pytest.raises(HoldRefusedError) as refused, run.tool_call("search"):
             raise AssertionError("the call was made")
         assert (refused.value.budget_id, refused.value.on_exceeded) == ("runs", "ask_human")
-    file.write_text(FILE.replace("tool_calls: 3", "tool_calls: 5"))
-    changed = stack.cli("budgets", "apply", str(file)).stdout
-    assert "changed  runs tool_calls version 2" in changed
+    answer_from_the_command_line(stack)
     end = time.monotonic() + 90
     while time.monotonic() < end:
         results = json.loads(stack.cli("reconcile", "--last", "1h", "--json").stdout or "[]")
