@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import fastavro
 import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from agentledger.producers.gateway import GatewayLimits
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import ModelCallCompleted, PolicyDecided
+from agentledger.schemas.topics import EVENTS
 from tests.gateway_server import GatewayServer, MockBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -94,3 +99,26 @@ def test_an_open_gateway_without_keys_does_not_start(tmp_path: Path) -> None:
     refused = cli(tmp_path, "gateway", "--host", "0.0.0.0", **kafka)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "there is none: make one: agentledger api-keys new" in refused.stderr
+
+
+def test_kcat_and_a_registry_client_read_our_topic(broker: MockBroker, gateway: GatewayServer) -> None:
+    """Debian's kcat has no registry support: it shows what is on the topic, and the gateway says how to read it."""
+    event = {"type": "RunStarted", "run_id": "kcat-1", "occurred_at": "2026-11-21T10:00:00Z", "task": "refund"}
+    with urllib.request.urlopen(
+        urllib.request.Request(
+            f"{gateway.url}/v1/events", json.dumps(event).encode(), {"content-type": "application/json"}
+        )
+    ) as answer:
+        assert json.load(answer)["accepted"] == 1
+    kcat = ["kcat", "-C", "-b", broker.servers, "-t", EVENTS.name, "-e", "-q", "-u"]
+    rest, values = subprocess.run([*kcat, "-f", "%k %S %s"], capture_output=True, check=True, timeout=60).stdout, {}
+    while rest:
+        key, size, rest = rest.split(b" ", 2)
+        values[key], rest = rest[: int(size)], rest[int(size) :]
+    value = values[b"kcat-1"]
+    with SchemaRegistryClient({"url": gateway.url}) as registry:
+        schema = registry.get_schema(int.from_bytes(value[1:5], "big"))
+    assert schema.schema_str is not None
+    found = fastavro.schemaless_reader(io.BytesIO(value[5:]), fastavro.parse_schema(json.loads(schema.schema_str)))
+    assert isinstance(found, dict)
+    assert (found["run_id"], found["task"], found["tenant_id"]) == ("kcat-1", "refund", "default")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
 
+from agentledger.infra.cli.outbox import outbox
 from agentledger.producers import EmitProblem, Ledger, OutboxSettings
 from agentledger.producers.outbox.framing import FILE_HEAD_BYTES, file_head
 from agentledger.producers.outbox.settings import outbox_from_env, to_outbox
@@ -23,6 +28,7 @@ from agentledger.schemas.events import GapDetected
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.testing.record_producer import FakeRecordProducer
 from agentledger.schemas.topics import EVENTS, INTEGRITY
+from tests.kafka_broker import events_on
 
 CODEC = Codec(open_registry())
 MIB = 1 << 20
@@ -332,3 +338,73 @@ def test_a_folder_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"the outbox can't be made.*name another folder"):
         Ledger(producer=FakeRecordProducer(), outbox=tmp_path / "file")
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """librdkafka's own broker in memory; its address."""
+    host = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    brokers = host.list_topics(timeout=10).brokers.values()
+    yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    host.flush(0)
+
+
+# An invocation for each line that comes in; whether it flushes at its end is what the line says.
+INVOCATIONS = """
+import sys
+from agentledger.producers import Ledger
+ledger = Ledger(bootstrap_servers=sys.argv[1], control="off", outbox=sys.argv[2])
+for line in sys.stdin:
+    with ledger.run("invocation", run_id="r") as run:
+        run.policy_decision(policy="p", verdict="allow")
+    print(ledger.flush(20) if line.strip() == "flush" else "left", flush=True)
+"""
+
+
+def test_a_process_that_is_frozen_between_invocations_loses_nothing(tmp_path: Path, cluster: str) -> None:
+    command = [sys.executable, "-c", INVOCATIONS, cluster, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for wanted, said in (("flush", "0"), ("leave", "left"), ("flush", "0"), ("leave", "left")):
+            process.stdin.write(f"{wanted}\n")
+            process.stdin.flush()
+            assert process.stdout.readline().strip() == said
+            process.send_signal(signal.SIGSTOP)
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            sent = [event.producer_seq for event in events_on(cluster, EVENTS.name)]
+            if wanted == "flush":
+                assert sent == list(range(len(sent)))  # what was flushed is there while the process stands still
+                assert len(sent) >= 3
+            process.send_signal(signal.SIGCONT)
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert [event.producer_seq for event in events_on(cluster, EVENTS.name)] == list(range(12))
+    assert survey(tmp_path) == []
+
+
+def test_the_command_line_shows_what_waits_and_sends_what_dead_processes_left(
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS", cluster)
+
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(outbox, [*arguments, "--dir", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "nothing waits" in said("status")
+    ledger = open_ledger(tmp_path, FakeRecordProducer(up=False))
+    decide(ledger, 4)
+    (report,) = json.loads(said("status", "--json"))
+    assert (report["events"], report["is_in_use"]) == (4, True)
+    assert "in use" in said("status")
+    assert "no process that is gone" in said("flush")
+    ledger.close()
+    assert "gone" in said("status")
+    inspected = said("inspect")
+    assert inspected.count("PolicyDecided") == 2
+    assert "allow" not in inspected  # which events, not what they say
+    assert said("flush") == "sent 4 events\n"
+    assert "nothing waits" in said("status")
+    assert [event.producer_seq for event in events_on(cluster, EVENTS.name)] == [0, 1, 2, 3]
