@@ -3,66 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import secrets
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-import openai
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from agentledger.producers import Ledger
-from agentledger.producers.integrations.openai import instrument
 from agentledger.producers.otel.otlp import PROTOBUF
+from tests.planted_agents import PLANTED, trace_to
 from tests.running_stack import RunningStack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-RUN = "has-a-secret"
+AGENT = "planted"
 
 
-def act(ledger: Ledger, secret: str) -> None:
-    """A run with the secret wherever content, errors and others' texts go."""
+def act(servers: str, outbox: Path, secret: str) -> None:
+    """An agent of every integration, each with the secret wherever content, errors and others' texts go."""
+    with Ledger(agent_id=AGENT, bootstrap_servers=servers, outbox=outbox) as ledger:
+        for use in PLANTED.values():
+            use(ledger, secret)
+    gc.collect()  # what a framework left open is thrown away here
 
-    def refuse(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(400, json={"error": {"message": f"bad prompt: {secret}", "code": "invalid"}})
 
-    http = httpx2.Client(transport=httpx2.MockTransport(refuse))
-    client = instrument(openai.OpenAI(api_key=secret, http_client=http), ledger)
-    with contextlib.suppress(ValueError), ledger.run("w", run_id=RUN) as run:
-        with run.model_call(model="m", input=[{"role": "user", "content": secret}]) as model:
-            model.output(secret)
-        with contextlib.suppress(RuntimeError), run.tool_call("t", arguments={"a": [secret]}) as tool:
-            tool.result({"x": secret})
-            raise RuntimeError(f"no: {secret}")
-        run.policy_decision(policy="p", verdict="deny", input={"q": secret})
-        run.approval_requested(approval_id="1", action="a", change={"to": secret})
-        run.evidence(source="s", query=secret)
-        run.state_changed(resource="r", before={"v": secret}, after=secret)
-        with contextlib.suppress(openai.BadRequestError):
-            client.chat.completions.create(
-                model="gpt-4.1", messages=[{"role": "user", "content": secret}], user=secret, metadata={"m": secret},
-                extra_headers={"x-key": secret},
-            )  # fmt: skip
-        raise ValueError(secret)
+def tell(gateway_url: str, secret: str) -> None:
+    """What the gateway takes: spans, and a decision, with the secret in what is not to be kept of them."""
+    exporter = OTLPSpanExporter(f"{gateway_url}/v1/traces", headers={"x-key": secret, "cookie": secret})
+    trace_to(SimpleSpanProcessor(exporter), secret)
+    decision = {
+        "decision_id": str(uuid.uuid4()), "timestamp": "2026-11-21T10:00:00Z", "path": "refunds/allow", "result": True,
+        "input": {"run_id": "opa-planted", "prompt": secret, "nested": [{"card": secret}]}, "metrics": {"a": 1},
+    }  # fmt: skip
+    found = httpx2.post(f"{gateway_url}/v1/opa/logs", json=[decision], headers={"x-key": secret})
+    assert found.status_code == 200
 
 
 def knock(gateway_url: str, secret: str) -> None:
     """Requests to the gateway that carry the secret in headers, addresses, and bodies that it doesn't take."""
     headers = {"authorization": f"Bearer {secret}", "x-api-key": secret, "cookie": secret}
-    fields = {"type": "PolicyDecided", "run_id": RUN, "data": {"policy": "p", "nobody knows": secret}}
+    fields = {"type": "PolicyDecided", "run_id": "r", "data": {"policy": "p", "nobody knows": secret}}
+    cloud = {"specversion": "1.0", "type": "PolicyDecided", "source": "s", "id": "1", "data": {"prompt": secret}}
     bodies: list[tuple[str, bytes, str]] = [
         (f"/v1/events?key={secret}", json.dumps(fields).encode(), "application/json"),
         ("/v1/events", secret.encode(), "application/json"),
+        ("/v1/events", json.dumps(cloud).encode(), "application/cloudevents+json"),
         ("/v1/traces", secret.encode(), PROTOBUF),
         ("/v1/opa/logs", json.dumps([{"labels": secret}]).encode(), "application/json"),
     ]
     for path, body, kind in bodies:
         for sent in (headers, {}):
             found = httpx2.post(gateway_url + path, content=body, headers={"content-type": kind, **sent})
-            assert 400 <= found.status_code < 500
+            assert found.status_code == 207 or 400 <= found.status_code < 500
     assert httpx2.get(f"{gateway_url}/{secret}").status_code == 404
 
 
@@ -84,22 +83,26 @@ def records(servers: str) -> Iterator[bytes]:
                         yield (message.key() or b"") + (message.value() or b"") + repr(message.headers()).encode()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # LiteLLM leaves an event loop open
 def test_what_nobody_asked_to_keep_is_nowhere_on_disk(stack: RunningStack, tmp_path: Path) -> None:
     secret = f"planted{secrets.token_hex(12)}"
     servers = stack.endpoints()["kafka_bootstrap_servers"]
-    outbox = tmp_path / "outbox"
-    with Ledger(agent_id="a", bootstrap_servers=servers, outbox=outbox) as ledger:
-        act(ledger, secret)
-    knock(stack.exports()["AGENTLEDGER_GATEWAY_URL"], secret)
-    facts = f"SELECT count() AS facts FROM events WHERE run_id = '{RUN}'"
-    assert stack.settle(facts, lambda row: row["facts"] >= 10)["facts"] >= 10
-    calls = f"SELECT status, error_message FROM model_calls WHERE run_id = '{RUN}' AND status = 'error'"
-    assert "400" in stack.one(calls)["error_message"]  # what is said of it: class, status, size and digest
+    gateway_url = stack.exports()["AGENTLEDGER_GATEWAY_URL"]
+    act(servers, tmp_path / "outbox", secret)
+    tell(gateway_url, secret)
+    knock(gateway_url, secret)
+    told = """SELECT (SELECT count() FROM events WHERE agent_id = 'planted' AND event_type = 'RunFinished') AS ended,
+        (SELECT count() FROM model_calls WHERE agent_id = 'planted' AND error_message LIKE '%sha256:%') AS failed,
+        (SELECT count() FROM policy_decisions WHERE run_id = 'opa-planted') AS decided"""
+    found = stack.settle(told, lambda row: row["ended"] > len(PLANTED) and row["decided"] == 1)
+    assert found["ended"] > len(PLANTED)  # of each integration a run, and the spans' that came over HTTP
+    assert found["failed"] >= 5  # what is said of an error: its class and status, size and digest
+    assert found["decided"] == 1
 
     needle = secret.encode()
-    found = list(records(servers))
-    assert any(RUN.encode() in record for record in found)  # the search finds what is there
-    assert not any(needle in record for record in found)
+    kept = list(records(servers))
+    assert sum(AGENT.encode() in record for record in kept) > 3 * len(PLANTED)  # the search finds what is there
+    assert not any(needle in record for record in kept)
     for folder in (stack.data_dir, tmp_path):
         hits = [path for path in folder.rglob("*") if path.is_file() and needle in path.read_bytes()]
         assert hits == []
