@@ -16,7 +16,7 @@ from typing import Any
 from agentledger.producers.gateway.callers import Caller
 from agentledger.producers.gateway.event_fields import field_checks, text, whole_number
 from agentledger.producers.gateway.json_events import make_event, record_named
-from agentledger.producers.gateway.json_schemas import ATTRIBUTE_NAME, ATTRIBUTES_MAX
+from agentledger.producers.gateway.json_schemas import ATTRIBUTE_NAME, ATTRIBUTES_MAX, CLOUD_LABELS_MAX
 from agentledger.producers.gateway.refusals import RefusedEventError, pointer
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.events import Event
@@ -49,6 +49,9 @@ def cloud_event(item: Any, caller: Caller, codec: Codec) -> Event:
     try:
         own_labels = fields.get("labels", {})
         if isinstance(own_labels, dict):
+            if len(own_labels) > CLOUD_LABELS_MAX:
+                said = f"{len(own_labels):,} labels are more than {CLOUD_LABELS_MAX}: attributes become labels, too"
+                raise RefusedEventError("wrong_value", "/labels", said)
             fields["labels"] = labels | own_labels
         return make_event(record, fields, caller, codec, identity=("cloudevent", source, id_))
     except RefusedEventError as error:

@@ -27,6 +27,7 @@ TIME: JsonSchema = {
 }
 ATTRIBUTE_NAME = "[a-z0-9]{1,64}"
 ATTRIBUTES_MAX = 32  # of a CloudEvent: most become labels, and an event holds 64
+CLOUD_LABELS_MAX = LABELS_MAX - ATTRIBUTES_MAX  # in its data: so that both always fit
 _TEXT: JsonSchema = {"type": "string", "maxLength": LABEL_VALUE_BYTES_MAX}
 _EXTENSION_VALUE: JsonSchema = {
     "anyOf": [
@@ -77,6 +78,7 @@ def cloud_event_schema(record: str) -> JsonSchema:
     """The JSON Schema of a CloudEvent with that record: attributes of its own may be added to it."""
     event = event_schema(record)
     fields = {name: schema for name, schema in event["properties"].items() if name != "type"}
+    fields["labels"] = {**fields["labels"], "maxProperties": CLOUD_LABELS_MAX}
     return {
         "title": f"{record} as a CloudEvent",
         "type": "object",

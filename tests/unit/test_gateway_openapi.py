@@ -16,7 +16,7 @@ from schemathesis import Case
 from schemathesis.generation import GenerationMode
 
 from agentledger.producers.gateway.event_fields import FACTS
-from agentledger.producers.gateway.json_schemas import cloud_event_schema
+from agentledger.producers.gateway.json_schemas import ATTRIBUTES_MAX, cloud_event_schema
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.registry import LockFileRegistry
@@ -64,6 +64,19 @@ def test_what_is_described_is_so(label: str, mode: GenerationMode) -> None:
 def test_an_attributes_name_is_good_for_the_description_where_it_is_for_the_gateway(name: str, is_good: bool) -> None:
     data = {"run_id": "r", "occurred_at": "2026-11-21T10:00:00Z"}
     item = {"specversion": "1.0", "type": "RunStarted", "source": "s", "id": "1", "data": data, name: "x"}
+    assert Draft202012Validator(cloud_event_schema("RunStarted")).is_valid(item) is is_good
+    said = post("/v1/events", json.dumps(item).encode(), "application/cloudevents+json")
+    assert said["results"][0]["status"] == ("accepted" if is_good else "rejected")
+
+
+@pytest.mark.parametrize(("labels", "is_good"), [(32, True), (33, False)])
+def test_a_cloud_event_with_all_attributes_has_room_for_the_labels_that_are_described(
+    labels: int, is_good: bool
+) -> None:
+    own = {f"l{number}": "x" for number in range(labels)}
+    data = {"run_id": "r", "occurred_at": "2026-11-21T10:00:00Z", "labels": own}
+    item = {"specversion": "1.0", "type": "RunStarted", "source": "s", "id": f"l-{labels}", "data": data}
+    item |= {f"a{number}": "x" for number in range(ATTRIBUTES_MAX - len(item))}
     assert Draft202012Validator(cloud_event_schema("RunStarted")).is_valid(item) is is_good
     said = post("/v1/events", json.dumps(item).encode(), "application/cloudevents+json")
     assert said["results"][0]["status"] == ("accepted" if is_good else "rejected")
