@@ -23,12 +23,14 @@ from agentledger.processors.scope_rules import watches_of
 from agentledger.producers.halts import Command as ControlCommand
 from agentledger.schemas import open_registry, uuid7
 from agentledger.schemas.api_key_file import FileApiKeys
-from agentledger.schemas.errors import BrokerError
+from agentledger.schemas.api_keys import SCOPES
+from agentledger.schemas.errors import BrokerError, ConfigurationError
 from agentledger.schemas.events import Event
 from agentledger.schemas.price_books import open_prices
 from agentledger.schemas.subject_keys import FileSubjectKeys
 from agentledger.schemas.topics import ALERTS, INTEGRITY
 from agentledger.sinks.announcing import Announcer
+from agentledger.sinks.console.oidc import CALLBACK, OidcConfig
 from agentledger.sinks.console.ports import Command, ConsolePorts, Look, TrialAsked
 from agentledger.sinks.key_files import KeyFolder
 from agentledger.sinks.leaves import ClickHouseLeafReader
@@ -72,6 +74,29 @@ def console_ports(settings: Settings) -> ConsolePorts:
         try_rules=lambda asked, start, progress: try_rules(settings, reader, asked, progress),
         exports=ConsoleExports(settings.exports_folder(), lambda asked, folder: open_export(settings, asked, folder)),
         subject_keys=FileSubjectKeys(folder) if folder.is_dir() else None,
+    )
+
+
+def oidc_config(settings: Settings) -> OidcConfig | None:
+    """The issuer with which people sign in; None without one. Raises ConfigurationError where something is missing."""
+    if not settings.console_oidc_issuer:
+        return None
+    unknown = sorted({scope for scopes in settings.console_oidc_roles.values() for scope in scopes} - set(SCOPES))
+    if unknown:
+        raise ConfigurationError(
+            f"AGENTLEDGER_CONSOLE_OIDC_ROLES names a right that isn't one: {unknown[0]!r}",
+            next_step=f"some of {', '.join(SCOPES)}",
+        )
+    own = settings.console_public_url or f"http://{settings.console_host}:{settings.console_port}"
+    return OidcConfig(
+        issuer=settings.console_oidc_issuer,
+        client_id=settings.console_oidc_client_id,
+        client_secret=settings.console_oidc_client_secret.get_secret_value(),
+        redirect_url=f"{own}{CALLBACK}",
+        roles={role: tuple(scopes) for role, scopes in settings.console_oidc_roles.items()},
+        roles_claim=settings.console_oidc_roles_claim,
+        tenant_claim=settings.console_oidc_tenant_claim,
+        tenant_id=settings.tenant_id,
     )
 
 

@@ -151,6 +151,14 @@ class Settings(BaseSettings):
     console_session_secret: SecretStr = Field(
         SecretStr(""), description="Signs sessions, 32 characters or more; empty: a new one at each start ends them."
     )
+    console_oidc_issuer: str = Field("", description="OIDC issuer with which people sign in; empty: API keys alone.")
+    console_oidc_client_id: str = Field("", description="The console's client id at that issuer.")
+    console_oidc_client_secret: SecretStr = Field(SecretStr(""), description="Its secret; empty: a public client.")
+    console_oidc_roles: dict[str, list[str]] = Field(
+        default_factory=dict, description='Rights by role, JSON: {"operators": ["read", "admin"]}; others have none.'
+    )
+    console_oidc_roles_claim: str = Field("groups", min_length=1, description="The claim that holds the roles.")
+    console_oidc_tenant_claim: str = Field("", description="The claim that names the tenant; empty: TENANT_ID's.")
     console_exports_dir: Path | None = Field(
         None, description="Folder of the exports that are made in the console; empty: DATA_DIR/exports."
     )
@@ -183,7 +191,7 @@ class Settings(BaseSettings):
     def _is_a_path_or_none(cls, path: object) -> object:
         return path or None
 
-    @field_validator("clickhouse_url", "schema_registry_url", "console_public_url")
+    @field_validator("clickhouse_url", "schema_registry_url", "console_public_url", "console_oidc_issuer")
     @classmethod
     def _is_http(cls, url: str) -> str:
         if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):

@@ -27,7 +27,7 @@ def serve(settings: Settings) -> None:
     """Run the console until it is told to stop. Raises ConfigurationError, StoreError."""
     try:
         from agentledger.infra.console_metrics import ConsoleMetrics, counted
-        from agentledger.infra.console_wiring import console_ports
+        from agentledger.infra.console_wiring import console_ports, oidc_config
         from agentledger.infra.metrics_listener import serve_metrics
         from agentledger.sinks.console import ConsoleConfig, run_console
     except ModuleNotFoundError as error:
@@ -39,6 +39,7 @@ def serve(settings: Settings) -> None:
         local_tenant_id=settings.tenant_id if settings.console_keys == "not_on_loopback" else "",
         session_secret=settings.console_session_secret.get_secret_value(),
         public_host=urlsplit(settings.console_public_url).hostname or "",
+        oidc=oidc_config(settings),
     )
     metrics = ConsoleMetrics()
     ports = counted(console_ports(settings), metrics)

@@ -11,17 +11,18 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentledger.schemas.errors import AgentledgerError
-from agentledger.sinks.console.guard import Guard, check_origin, error_page, read_form, sign_in_page, status_of
+from agentledger.sinks.console.guard import Guard, error_page
 from agentledger.sinks.console.live import LiveFeed
+from agentledger.sinks.console.oidc import Oidc
 from agentledger.sinks.console.pages import PAGES
 from agentledger.sinks.console.ports import ConsolePorts
 from agentledger.sinks.console.sessions import Sessions
+from agentledger.sinks.console.sign_in import sign_in_routes
 
 STATIC = Path(__file__).parent / "static"
 # No script, style or frame but from our own files, and nothing that a text of the ledger could bring in.
@@ -51,12 +52,15 @@ def create_app(
     local_tenant_id: str = "",
     hosts: frozenset[str] = frozenset(),
     is_https: bool = False,
+    oidc: Oidc | None = None,
 ) -> Starlette:
     """The console. `secret` signs sessions; `local_tenant_id`: whose ledger a visitor without a key sees, empty: none.
 
-    `hosts`: see `Guard`. The clock gives microseconds since 1970.
+    `hosts`: see `Guard`. `oidc`: the issuer with which people sign in, beside API keys. The clock
+    gives microseconds since 1970.
     """
-    guard = Guard(ports, Sessions(ports.keys, secret, local_tenant_id), clock, hosts=hosts, is_https=is_https)
+    sessions = Sessions(ports.keys, secret, local_tenant_id, with_oidc=oidc is not None)
+    guard = Guard(ports, sessions, clock, hosts=hosts, is_https=is_https)
     feed = LiveFeed(guard)
     pages = [
         Route(page.path, guard.endpoint(page.handler, page.scope), methods=[page.method], name=page.name)
@@ -66,8 +70,7 @@ def create_app(
         routes=[
             *pages,
             Route("/live", feed.endpoint, methods=["GET"]),
-            Route("/sign-in", _sign_in(guard), methods=["POST"]),
-            Route("/sign-out", _sign_out(guard), methods=["POST"]),
+            *sign_in_routes(guard, oidc, secret),
             Route("/health", _health, methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
@@ -76,44 +79,6 @@ def create_app(
     )
     app.router.redirect_slashes = False
     return app
-
-
-def _sign_in(guard: Guard) -> Callable[[Request], object]:
-    async def enter(request: Request) -> Response:
-        try:
-            guard.check_host(request)
-            check_origin(request)
-            form = await read_form(request)
-            cookie = guard.sessions.open_with(form.get("key", ""), guard.clock())
-        except AgentledgerError as error:
-            return error_page(error.what, status_of(error), error.next_step)
-        if cookie is None:
-            return sign_in_page(request, "this key is unknown, expired or revoked")
-        answer = RedirectResponse(_own_path(form.get("wanted", "/")), 303)
-        guard.set_cookie(answer, cookie)
-        return answer
-
-    return enter
-
-
-def _sign_out(guard: Guard) -> Callable[[Request], object]:
-    async def leave(request: Request) -> Response:
-        try:
-            guard.check_host(request)
-            check_origin(request)
-        except AgentledgerError as error:
-            return error_page(error.what, 403, error.next_step)
-        answer = RedirectResponse("/", 303)
-        guard.set_cookie(answer, "")
-        return answer
-
-    return leave
-
-
-def _own_path(wanted: str) -> str:
-    """Where to go after signing in: a page of ours, never another site."""
-    is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\", "/sign-in"))
-    return wanted if is_ours and wanted.isprintable() else "/"
 
 
 async def _health(_: Request) -> Response:

@@ -48,7 +48,7 @@ class Guard:
         self.sessions = sessions
         self.clock = clock
         self._hosts = hosts
-        self._is_https = is_https
+        self.is_https = is_https
         self._recent_looks = RecentLooks()
         self._jobs = Jobs()
         self._questions = ThreadPoolExecutor(QUESTIONS_AT_A_TIME, "question")
@@ -63,7 +63,7 @@ class Guard:
                 self.check_host(request)
                 visitor, cookie = self.visitor_of(request)
                 if visitor is None:
-                    return sign_in_page(request)
+                    return self.sign_in_page(request)
                 if not visitor.may(scope):
                     return error_page(f"your key has not the right {scope}", 403, f"use one made with --scope {scope}")
                 form = await self._form(request, visitor) if request.method == "POST" else {}
@@ -101,8 +101,18 @@ class Guard:
         """Hand a session out; an empty one ends it."""
         response.set_cookie(
             COOKIE, cookie, max_age=SESSION_US_MAX // 1_000_000 if cookie else 0, path="/", httponly=True,
-            samesite="strict", secure=self._is_https,
+            samesite="strict", secure=self.is_https,
         )  # fmt: skip
+
+    def sign_in_page(self, request: Request, wrong: str = "") -> Response:
+        """Asks for a key, or to go to the issuer; afterwards it goes on to where the visitor wanted to."""
+        wanted = str(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
+        # A link on another site brings no strict cookie with it: our own page, asking once more, does.
+        asks_again = request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site"
+        page = render(
+            "sign_in.html", wanted=wanted, wrong=wrong, asks_again=asks_again, with_oidc=self.sessions.with_oidc
+        )
+        return HTMLResponse(page, 401, {"WWW-Authenticate": "Bearer"})
 
     async def _form(self, request: Request, visitor: Visitor) -> dict[str, str]:
         check_origin(request)
@@ -151,15 +161,6 @@ def status_of(error: AgentledgerError) -> int:
     if isinstance(error, UsageError):
         return 400
     return 503 if isinstance(error, StoreError) else 502
-
-
-def sign_in_page(request: Request, wrong: str = "") -> Response:
-    """Asks for a key; afterwards it goes on to where the visitor wanted to."""
-    wanted = str(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
-    # A link on another site brings no strict cookie with it: our own page, asking once more, does.
-    is_from_elsewhere = request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site"
-    page = render("sign_in.html", wanted=wanted, wrong=wrong, asks_again=is_from_elsewhere)
-    return HTMLResponse(page, 401, {"WWW-Authenticate": "Bearer"})
 
 
 def error_page(what: str, status: int, next_step: str = "") -> Response:

@@ -14,6 +14,7 @@ import uvicorn
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.http_server import LOOPBACK_NAMES, StoppableServer, open_listener
 from agentledger.sinks.console.app import create_app
+from agentledger.sinks.console.oidc import Oidc, OidcConfig
 from agentledger.sinks.console.ports import ConsolePorts
 
 CONNECTIONS_MAX = 500  # each open page holds one for live updates
@@ -30,7 +31,7 @@ class ConsoleConfig:
     """Where the console listens. `local_tenant_id`: whose ledger is shown without a key; empty: a key is asked for.
 
     `session_secret` signs the sessions; empty: a new one, so that they end with the program. `public_host`: the name
-    under which others reach it; its cookies then travel over HTTPS alone.
+    under which others reach it; its cookies then travel over HTTPS alone. `oidc`: the issuer with which people sign in.
     """
 
     host: str
@@ -38,6 +39,7 @@ class ConsoleConfig:
     local_tenant_id: str = ""
     session_secret: str = ""
     public_host: str = ""
+    oidc: OidcConfig | None = None
 
 
 def run_console(
@@ -61,6 +63,7 @@ def run_console(
         local_tenant_id=config.local_tenant_id,
         hosts=hosts,
         is_https=not is_local or bool(config.public_host),
+        oidc=Oidc(config.oidc) if config.oidc else None,
     )
     served = uvicorn.Config(
         app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,

@@ -1,7 +1,8 @@
 """Who looks: recognised by an API key, in a session after signing in with one, or the one local visitor.
 
 A session is a signed cookie with the key's id, its own end, and a token that every form must bring back. What the key
-opens is asked for at each request: a key that is revoked ends its sessions at once.
+opens is asked for at each request: a key that is revoked ends its sessions at once. Of somebody who came by OIDC the
+cookie says who it is and what they may: for an hour.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from agentledger.schemas.api_keys import key_id_of, opens
 from agentledger.schemas.ports import ApiKeys
+from agentledger.sinks.console.oidc import Identity
 
 COOKIE = "agentledger_session"
+OIDC_SESSION_US_MAX = 3_600_000_000  # an hour: then the issuer is asked again what somebody may
 SESSION_US_MAX = 12 * 3_600_000_000  # a working day: then one signs in again
 LOCAL_NAME = "local"
 LOCAL_SCOPES = ("read", "export", "admin")
-COOKIE_CHARS_MAX = 1024  # ours have some 200
+COOKIE_CHARS_MAX = 2048  # ours have some 200, and up to four times that with names
 KEY_CHARS_MAX = 200
 
 
@@ -46,7 +49,8 @@ class Visitor:
 class Sessions:
     """Opens sessions and recognises them. `local_tenant_id`: of visitors without a key; empty: they are sent away."""
 
-    def __init__(self, keys: ApiKeys, secret: bytes, local_tenant_id: str = "") -> None:
+    def __init__(self, keys: ApiKeys, secret: bytes, local_tenant_id: str = "", *, with_oidc: bool = False) -> None:
+        self.with_oidc = with_oidc
         self._keys = keys
         self._local_tenant_id = local_tenant_id
         self._signer = URLSafeSerializer(secret, salt="agentledger.console.session.v1")
@@ -77,6 +81,9 @@ class Sessions:
         said = self._read(cookie)
         if said is None or not now_us < said["end_us"]:
             return None
+        if "scopes" in said:
+            visitor = Visitor(said["tenant_id"], said["name"], tuple(said["scopes"]), said["token"])
+            return visitor if self.with_oidc else None
         if not said["key_id"]:
             if not self._local_tenant_id:
                 return None
@@ -85,6 +92,12 @@ class Sessions:
         if key is None or not key.valid_at(now_us):
             return None
         return Visitor(key.tenant_id, key.name, key.scopes, said["token"])
+
+    def open_for(self, who: Identity, now_us: int) -> str:
+        """The cookie of a new session of somebody whom the issuer knows."""
+        said = {"tenant_id": who.tenant_id, "name": who.name, "scopes": who.scopes,
+                "end_us": now_us + OIDC_SESSION_US_MAX, "token": secrets.token_urlsafe(18)}  # fmt: skip
+        return str(self._signer.dumps(said))
 
     def _cookie(self, key_id: str, now_us: int) -> str:
         said = {"key_id": key_id, "end_us": now_us + SESSION_US_MAX, "token": secrets.token_urlsafe(18)}

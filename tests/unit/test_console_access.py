@@ -18,7 +18,7 @@ from agentledger.sinks.console.server import ConsoleConfig, check_exposure
 from agentledger.sinks.console.sessions import COOKIE, SESSION_US_MAX, Sessions
 from tests.console_rig import NOW_US, SECRET, Outside
 
-OPEN = {"/health", "/sign-in", "/sign-out"}  # these show nothing of a ledger
+OPEN = {"/health", "/sign-in", "/sign-out", "/oidc/start", "/oidc/callback"}  # these show nothing of a ledger
 SITE = "http://localhost"
 
 
