@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,11 @@ import pytest
 
 from agentledger.schemas import events as e
 from agentledger.sinks.console.ports import Command
+from tests.console_browser import leaves_its_loop, needs_chromium, running_chromium, serious_problems, window
 from tests.console_rig import HOSTILE, NOW_S, Outside, add_day, console_on
 from tests.ledger_rows import Ledger, clickhouse_with_views
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    # Playwright leaves its event loop to the interpreter's end.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.integration, needs_chromium, leaves_its_loop]
 
 PAGES = {
     "now": "/",
@@ -33,6 +25,7 @@ PAGES = {
     "running": "/run?id=ops-running",
     "budgets": "/budgets",
     "alerts": "/alerts?state=all",
+    "rule": "/alerts?state=all&rule=spend_spike",
     "outcomes": "/outcomes?by=prompt_version&base=v1&other=v2",
     "policy": "/policy",
     "evidence": "/evidence",
@@ -69,39 +62,8 @@ def served(written: tuple[Ledger, Any], outside: Outside) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_chromium() as browser:
         yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def window(chromium: Any, url: str, key: str, **options: Any) -> Iterator[tuple[Any, list[str]]]:
-    """A signed-in page, and what its console complained of."""
-    context = chromium.new_context(base_url=url, **options)
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    problems: list[str] = []
-    page.on("console", lambda said: problems.append(said.text) if said.type in {"error", "warning"} else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto("/")
-    page.get_by_label("API key").fill(key)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("nav")
-    problems.clear()  # the answer 401 that asked for the key
-    yield page, problems
-    context.close()
-
-
-def serious_problems(page: Any) -> list[Any]:
-    """What axe finds that keeps somebody out, and where."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    return [
-        (item["id"], [node["html"][:160] for node in item["nodes"][:3]])
-        for item in Axe().run(page).response["violations"]
-        if item["impact"] in {"serious", "critical"}
-    ]
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
