@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from agentledger.infra.console_exports import ConsoleExports
 from agentledger.schemas import events as e
-from agentledger.sinks.console.ports import Command
+from agentledger.schemas.errors import UsageError
+from agentledger.sinks.console.ports import Command, ExportAsked
 from tests.console_browser import leaves_its_loop, needs_chromium, running_chromium, serious_problems, window
 from tests.console_rig import HOSTILE, NOW_S, Outside, add_day, console_on
 from tests.ledger_rows import Ledger, clickhouse_with_views
@@ -54,9 +56,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, 
         yield ledger, client
 
 
+def nothing_signed(_asked: ExportAsked, _folder: Path) -> Any:
+    raise UsageError("nothing is signed yet")
+
+
 @pytest.fixture(scope="module")
-def served(written: tuple[Ledger, Any], outside: Outside) -> Iterator[str]:
-    with console_on(outside.ports(written[1])) as url:
+def served(written: tuple[Ledger, Any], outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    exports = ConsoleExports(tmp_path_factory.mktemp("exports"), nothing_signed)
+    ports = outside.ports(written[1], verify=lambda *_: {}, try_rules=lambda *_: {}, exports=exports)
+    with console_on(ports) as url:
         yield url
 
 
@@ -157,3 +165,19 @@ def test_who_may_only_read_is_not_asked_to_halt(chromium: Any, served: str, outs
     with window(chromium, served, outside.key("acme", "read")) as (page, _):
         page.goto("/budgets")
         assert page.get_by_role("button", name="Halt").count() == 0
+
+
+def test_an_alert_is_taken_on_and_an_export_that_fails_says_why(chromium: Any, served: str, outside: Outside) -> None:
+    outside.answers.clear()
+    with window(chromium, served, outside.key("acme", "read", "export", "admin")) as (page, problems):
+        page.goto("/alerts?rule=tool_error_rate")
+        page.get_by_label("Reason, of tool_error_rate").fill("looking at it")
+        page.get_by_role("button", name="Acknowledge").press("Enter")
+        page.get_by_text("The broker has the acknowledge of tool_error_rate").wait_for()
+        page.goto("/evidence")
+        page.get_by_role("button", name="Export").press("Enter")
+        page.get_by_text("nothing is signed yet").wait_for()
+        assert problems == []
+    [answer] = outside.answers
+    assert isinstance(answer, e.AlertAcknowledged)
+    assert answer.reason == "looking at it"
