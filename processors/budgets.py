@@ -63,12 +63,12 @@ def exceeded_bit(thresholds: Sequence[int]) -> int:
 
 def next_line(limit: int, bits: int, thresholds: Sequence[int]) -> int:
     """The least usage that crosses a line of this limit which isn't crossed yet; NEVER where all are."""
-    amounts = [
-        max(1, -(-limit * percent // 100)) for place, percent in enumerate(thresholds) if not bits & (1 << place)
-    ]
-    if not bits & exceeded_bit(thresholds):
-        amounts.append(limit + 1)
-    return min(amounts, default=NEVER)
+    line = NEVER if bits & exceeded_bit(thresholds) else limit + 1
+    for place, percent in enumerate(thresholds):
+        if not bits & (1 << place):
+            amount = -(-limit * percent // 100)
+            line = min(line, amount if amount > 1 else 1)
+    return line
 
 
 def next_lines(limits: Limits, crossed: list[int], thresholds: Sequence[int]) -> list[int]:

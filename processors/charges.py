@@ -13,6 +13,7 @@ from agentledger.schemas.prices import priced_at
 from agentledger.schemas.tool_prices import rate_tool_call
 
 INT64_MAX: Final = 2**63 - 1
+_WORD_MAX: Final = 2**62 - 1  # up to here compiled code has numbers in registers, and compares them at once
 # Calls that brought nothing: what they cost is wasted. An attempt after the first is a retry; one that fails is both.
 WASTED: Final = frozenset({"error", "rejected", "cancelled", "timeout", "denied"})
 
@@ -80,9 +81,8 @@ def human_charge(
 def add_charge(state: RunState, part: int, cost_nanousd: int, *, status: str, attempt: int) -> None:
     """Add a charge to the run's sums. `part` is a place in `RunState.costs`."""
     state.charges[part] += 1
-    whole, of_part = state.cost_nanousd + cost_nanousd, state.costs[part] + cost_nanousd
-    fits = -INT64_MAX <= whole <= INT64_MAX and -INT64_MAX <= of_part <= INT64_MAX
-    state.cost_nanousd, state.costs[part] = (whole, of_part) if fits else (clamped(whole), clamped(of_part))
+    state.cost_nanousd = clamped(state.cost_nanousd + cost_nanousd)
+    state.costs[part] = clamped(state.costs[part] + cost_nanousd)
     if status in WASTED:
         state.wasted_nanousd = clamped(state.wasted_nanousd + cost_nanousd)
     if attempt > 1:
@@ -91,7 +91,9 @@ def add_charge(state: RunState, part: int, cost_nanousd: int, *, status: str, at
 
 def clamped(amount: int) -> int:
     """Sums stay within 64 bits: numbers that big are wrong anyway, and must not stop the partition."""
-    return amount if -INT64_MAX <= amount <= INT64_MAX else max(-INT64_MAX, min(amount, INT64_MAX))
+    if -_WORD_MAX <= amount <= _WORD_MAX:
+        return amount
+    return max(-INT64_MAX, min(amount, INT64_MAX))
 
 
 def cut(text: str) -> str:

@@ -52,6 +52,9 @@ def unpack(message: bytes) -> list[PackedRecord]:
             next_step="run packer and worker of the same release",
         )
     position, end = 1, len(message)
+    offset: int
+    timestamp_ms: int
+    size: int
     while position < end:
         if position + ENTRY_OVERHEAD_BYTES > end:
             raise CodecError("a packed message ends in the middle of an entry")

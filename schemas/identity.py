@@ -31,7 +31,7 @@ def uuid7(now_us: int, random_bytes: bytes | None = None) -> str:
 
 def content_id(occurred_at_us: int, *parts: str) -> str:
     """The event id of content named by `parts`: the same parts at the same time always give the same id."""
-    return _text(occurred_at_us // 1000, _VERSION_8, _hash_bits(_digest(*parts)))
+    return _text(occurred_at_us // 1000, _VERSION_8, _hash_bits(_digest(parts)))
 
 
 def derived_id(base_event_id: str, *parts: str) -> str:
@@ -40,7 +40,7 @@ def derived_id(base_event_id: str, *parts: str) -> str:
     Which `parts` are named decides what counts as the same conclusion: rule, scope and threshold, say, and not the
     event that happened to trigger it.
     """
-    digest = _digest(base_event_id, *parts)
+    digest = _digest((base_event_id, *parts))
     if base_event_id[8] == "-" == base_event_id[13]:  # always so in canonical text; as `_text`, in a third of the time
         high = (digest[0] << 10 | digest[1] << 2 | digest[2] >> 6) & _RANDOM_BITS_HIGH
         low = digest[3:10].hex()
@@ -54,7 +54,7 @@ def event_time_ms(event_id: str) -> int:
     return int(event_id[:8] + event_id[9:13], 16)
 
 
-def _digest(*parts: str) -> bytes:
+def _digest(parts: tuple[str, ...]) -> bytes:
     return sha256(_SEPARATOR.join(parts).encode("utf-8", "surrogatepass")).digest()
 
 

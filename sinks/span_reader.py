@@ -110,11 +110,9 @@ def _records(place: LogPlace, columns: Sequence[Any]) -> list[LedgerRecord]:
                     f"the bytes of index {index} of {topic}, partition {partition} have expired",
                     next_step="begin the range later",
                 )
-        records.append(
-            LedgerRecord(
-                topic, partition, offset, index, time_us, key, headers, value, _name(kind), occurrence, poison != b""
-            )
-        )
+        name, is_poison = _name(kind), poison != b""
+        fields = (topic, partition, offset, index, time_us, key, headers, value, name, occurrence, is_poison)
+        records.append(tuple.__new__(LedgerRecord, fields))  # by its name it takes twice as long
     return records
 
 
