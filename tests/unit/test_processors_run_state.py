@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentledger.processors.budgets import NEVER, NO_LIMITS
 from agentledger.processors.run_places import is_of_run
 from agentledger.processors.run_state import (
     PRODUCERS_MAX,
+    DeclaredLimit,
+    RunState,
     SeenEvents,
     deadline_of,
     decode_state,
@@ -35,6 +38,20 @@ def test_state_comes_back_as_it_was_written(seed: int) -> None:
         state = decode_state(value)
         assert encode_state(state, deadline_of(value)) == value
         assert folded_up_to(value) == state.last_offset
+
+
+@pytest.mark.parametrize(
+    ("workflow", "limit", "line"),
+    [("refunds", 7, 8), ("r\u00fcckgabe \ud83d", 7, 8), ("refunds", 2**70, 8), ("refunds", 7, NEVER)],
+)
+def test_a_state_with_names_and_numbers_that_are_wrong_comes_back_too(workflow: str, limit: int, line: int) -> None:
+    state = RunState(
+        tenant_id="t", run_id="r", base_event_id="", last_offset=3, last_time_us=5, workflow=workflow,
+        limits=[limit, *NO_LIMITS[1:]],
+        declared=[DeclaredLimit("b", 1, "d", limit, [50], "halt", 0, line, False)],
+    )  # fmt: skip
+    found = decode_state(encode_state(state, 9))
+    assert (found.workflow, found.limits, found.declared) == (workflow, state.limits, state.declared)
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"\x01" + b"\x00" * 20])
