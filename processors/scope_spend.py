@@ -74,7 +74,7 @@ class BurnRateWatch(RuleWatch[SpendBurnRate]):
         ):
             now = out.second // width_s
             short_sum, long_sum = sum_since(slots, now - short_slots), sum_since(slots, now - long_slots)
-            if long_sum < max(1, self.rule.min_volume):
+            if short_slots * width_s * 1_000_000 < self.rule.short_min_us or long_sum < max(1, self.rule.min_volume):
                 continue
             rate = round(pair.rate * _MILLI)
             if not all(

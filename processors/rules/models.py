@@ -331,6 +331,8 @@ class SpendBurnRate(_ScopeRule):
     dedup: Literal["budget"] = "budget"
     period_us: DurationUs = Field(default=30 * _UNIT_US["d"], validation_alias="period", gt=0)
     windows: tuple[BurnWindows, ...] = Field(min_length=1, max_length=8)
+    # Scaled windows whose short one is shorter are left out: in seconds, a single call is a high rate.
+    short_min_us: DurationUs = Field(default=0, validation_alias="short_min", ge=0)
     min_volume: int = Field(default=0, ge=0, le=10**15)  # used in the long window, in the budget's unit
 
 

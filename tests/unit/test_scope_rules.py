@@ -217,6 +217,17 @@ def test_burn_windows_scale_with_the_period_of_the_budget() -> None:
     assert stage.events(AlertRaised)[0].severity == "critical"
 
 
+def test_scaled_windows_in_which_one_call_is_a_rate_are_left_out() -> None:
+    burn = {**BURN, "short_min": "1m"}
+    burst = [happened(second * 1000, int(0.02 * USD), producer_seq=second) for second in range(120)]
+    of_a_day = folded(burst, burn, declared=[(0, budget(24 * USD))], end_ms=2 * HOUR_MS)
+    assert [alert.severity for alert in of_a_day.events(AlertRaised)] == ["warning"]  # by the longer pair
+    call = [happened(1000, int(0.5 * USD))]
+    of_an_hour = [(0, budget(USD, window="hour"))]
+    assert life(folded(call, BURN, declared=of_an_hour, end_ms=HOUR_MS))[0] == "raised burn"
+    assert life(folded(call, burn, declared=of_an_hour, end_ms=HOUR_MS)) == []
+
+
 def test_a_spike_is_measured_against_the_same_hour_of_other_weeks() -> None:
     rule = {"name": "spike", "kind": "spend_spike", "floor_usd": "1"}
     week_ms = 168 * HOUR_MS
