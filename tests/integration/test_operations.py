@@ -1,11 +1,13 @@
 """On a running stack: the doctor finds nothing broken, every program shows metrics, every panel of ClickHouse's
-dashboard has an answer, and whoever is paged comes from the page to the run, halts it, and the page is resolved."""
+dashboard has an answer, and whoever is paged comes from the page to the run, halts it, and the page is resolved; what agents emit while
+the broker hangs is there once, or its loss is."""
 
 from __future__ import annotations
 
 import http.cookiejar
 import json
 import re
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -15,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.notify_rig import Notify, alertmanager, end, firing, wait_for
+from tests.outbox_agents import flush_outbox, said_until_killed, start_agent
 from tests.page_receiver import Answer, page_receiver
+from tests.processes import kill_hard
 from tests.running_stack import ROOT, RunningStack
 
 SPEND = json.loads((Path(ROOT) / "infra/grafana/spend.json").read_text("utf-8"))
@@ -107,3 +111,36 @@ def halt_from(link: str, reason: str) -> None:
     body = urllib.parse.urlencode({**fields, "reason": reason}).encode()
     with browser.open(urllib.request.Request(f"{address}/commands", body, {"Origin": address}), timeout=30) as done:
         assert done.status == 200
+
+
+KEPT, CUT = "keeps-all", "gives-up-oldest"
+MIB = 1 << 20
+
+
+def test_what_agents_emit_while_the_broker_hangs_is_in_clickhouse_once_or_its_loss_is(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    servers, outbox = stack.endpoints()["kafka_bootstrap_servers"], tmp_path / "outbox"
+    kill_hard(stack.pid("kafka"), signal.SIGSTOP)
+    try:
+        kept = said_until_killed(start_agent(servers, outbox, 100_000, agent_id=KEPT), 1000)
+        last = start_agent(servers, outbox, 8000, agent_id=CUT, flush_wait_ms_max=60_000, bytes_max=MIB)
+        assert last.stdout is not None
+        cut = [last.stdout.readline().strip() for _ in range(8000)]
+    finally:
+        kill_hard(stack.pid("kafka"), signal.SIGCONT)
+    last.communicate(timeout=90)
+    flush_outbox(servers, outbox)
+    lost = "SELECT first_missing_seq, last_missing_seq FROM ledger WHERE event_type = 'GapDetected'"
+    told = f"""SELECT countIf(agent_id = '{KEPT}') AS kept, countIf(agent_id = '{CUT}') AS cut,
+        (SELECT sum(last_missing_seq - first_missing_seq + 1) FROM ({lost})) AS lost
+        FROM events WHERE event_type = 'PolicyDecided'"""
+    found = stack.settle(told, lambda row: row["kept"] >= len(kept) and row["cut"] + row["lost"] >= len(cut))
+    rows = f"SELECT toString(event_id) AS id, agent_id, producer_seq FROM events WHERE agent_id IN ('{KEPT}', '{CUT}')"
+    there = {row["id"]: row for row in stack.query(f"{rows} AND event_type = 'PolicyDecided'")}
+    assert len(there) == found["kept"] + found["cut"]  # each once
+    assert set(kept) <= set(there)
+    gone = [1 + place for place, event_id in enumerate(cut) if event_id not in there]  # 0 is the run's start
+    assert gone  # more than the outbox may hold
+    told_of = {seq for gap in stack.query(lost) for seq in range(gap["first_missing_seq"], gap["last_missing_seq"] + 1)}
+    assert set(gone) <= told_of
