@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,21 +17,11 @@ from agentledger.infra.stack.ports import free_port
 from agentledger.infra.topic_admin import create_topics
 from agentledger.schemas.topics import EVENTS, INTEGRITY
 from tests.kafka_broker import events_on
+from tests.outbox_agents import flush_outbox, said_until_killed, start_agent
 
 pytestmark = pytest.mark.integration
 
 WORKERS = 8
-# Says each event id once `emit` has returned: what was said must not be lost.
-AGENT = """
-import os, sys, time
-from agentledger.producers import Ledger
-ledger = Ledger(agent_id="a", bootstrap_servers=sys.argv[1], control="off", outbox=sys.argv[2], flush_wait_ms_max=0)
-count, pause_s = int(sys.argv[3]), float(sys.argv[4])
-with ledger.run("w", run_id=f"run-{os.getpid()}") as run:
-    for _ in range(count):
-        print(run.policy_decision(policy="p", verdict="allow"), flush=True)
-        time.sleep(pause_s)
-"""
 PREFORK = """
 import os, sys
 from agentledger.producers import Ledger
@@ -71,41 +59,17 @@ def start(kafka: KafkaService) -> None:
     create_topics({"bootstrap.servers": kafka.endpoint}, partitions=4, replication_factor=1)
 
 
-def agent(program: str, kafka: KafkaService, outbox: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", program, kafka.endpoint, str(outbox), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def said_until_killed(process: subprocess.Popen[str], count: int) -> list[str]:
-    """The event ids that the agent said before it was killed, after so many."""
-    with process:
-        assert process.stdout is not None
-        said = [process.stdout.readline().strip() for _ in range(count)]
-        os.kill(process.pid, signal.SIGKILL)
-        said += [line.strip() for line in process.stdout if line.endswith("\n")]
-    assert process.returncode == -signal.SIGKILL
-    return said
-
-
-def flush(kafka: KafkaService, outbox: Path) -> str:
-    command = [sys.executable, "-m", "agentledger.infra.cli", "outbox", "flush", "--dir", str(outbox)]
-    environ = {**os.environ, "AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": kafka.endpoint}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_what_killed_agents_acknowledged_arrives_once_when_the_broker_is_back(
     kafka: KafkaService, tmp_path: Path
 ) -> None:
     outbox = tmp_path / "outbox"
-    said = said_until_killed(agent(AGENT, kafka, outbox, 100_000, 0), 2000)
-    second = agent(AGENT, kafka, outbox, 100_000, 0.001)
+    said = said_until_killed(start_agent(kafka.endpoint, outbox, 100_000), 2000)
+    second = start_agent(kafka.endpoint, outbox, 100_000, 0.001)
     said += said_until_killed(second, 200)
     start(kafka)
-    out, _ = agent(AGENT, kafka, outbox, 100, 0).communicate(timeout=60)
+    out, _ = start_agent(kafka.endpoint, outbox, 100).communicate(timeout=60)
     said += out.split()
-    flush(kafka, outbox)
+    flush_outbox(kafka.endpoint, outbox)
     assert not any(path.is_dir() for path in outbox.iterdir())
     found = events_on(kafka.endpoint, EVENTS.name)
     times = Counter(event.event_id for event in found)
@@ -122,13 +86,14 @@ def test_what_killed_agents_acknowledged_arrives_once_when_the_broker_is_back(
 
 def test_eight_forked_workers_share_an_outbox_folder(kafka: KafkaService, tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
-    done = agent(PREFORK, kafka, outbox, WORKERS)
+    command = [sys.executable, "-c", PREFORK, kafka.endpoint, str(outbox), str(WORKERS)]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     out, _ = done.communicate(timeout=90)
     assert done.returncode == 0
     said = set(out.split())
     assert len(said) == WORKERS * 200 + 1
     if any(path.is_dir() for path in outbox.iterdir()):
-        flush(kafka, outbox)
+        flush_outbox(kafka.endpoint, outbox)
     found = [event for event in events_on(kafka.endpoint, EVENTS.name) if event.run_id.startswith("worker-")]
     assert said - {event.event_id for event in found} == {out.split()[-1]}  # all but the parent's
     assert {event.run_id for event in found} == {f"worker-{number}" for number in range(WORKERS)}
