@@ -1,6 +1,7 @@
 """On a running stack: the doctor finds nothing broken, every program shows metrics, every panel of ClickHouse's
-dashboard has an answer, and whoever is paged comes from the page to the run, halts it, and the page is resolved; what agents emit while
-the broker hangs is there once, or its loss is."""
+dashboard has an answer, and whoever is paged comes from the page to the run, halts it, and the page is resolved.
+What agents emit while the broker hangs is there once, or its loss is.
+"""
 
 from __future__ import annotations
 
