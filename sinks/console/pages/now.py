@@ -30,7 +30,8 @@ GROUP BY run_id HAVING countIf(event_type = 'RunFinished') = 0
 ORDER BY started_at DESC LIMIT {FLIGHT_ROWS_MAX}"""
 _PACE = f"""
 SELECT count() AS events, uniqExact(run_id) AS runs,
-    countIf(event_type = 'PolicyDecided' AND verdict = 'deny') AS denials
+    countIf(event_type = 'PolicyDecided' AND verdict = 'deny') AS denials,
+    countIf(ledger_time >= fromUnixTimestamp64Micro({{now_us:Int64}} - 60000000, 'UTC')) AS events_of_minute
 FROM agentledger.ledger
 WHERE {_MINE} AND {_SINCE} AND event_type NOT IN ('', 'Ticked') AND topic = 'agentledger.events.v1'"""
 ALERTS = """
@@ -54,7 +55,6 @@ def show_now(visit: Visit) -> Response:
     now_us = visit.now_us
     day = {"since_us": now_us - DAY_US}
     found = visit.rows_together({
-        "minute": (_PACE, {"since_us": now_us - 60_000_000}),
         "hour": (_PACE, {"since_us": now_us - HOUR_US}),
         "signed": (_CHECKPOINT, {"since_us": now_us - MONTH_US}),
         "alerts": (ALERTS, {"rows_max": ALERT_ROWS_MAX}),
@@ -68,7 +68,7 @@ def show_now(visit: Visit) -> Response:
     spent, flight = kept["spent"].value or [], kept["flight"].value or []
     return visit.page(
         "now.html", **_spend(spent, now_us), flight=flight, in_flight=flight[0]["in_flight"] if flight else 0,
-        minute=found["minute"][0], hour=found["hour"][0], alerts=found["alerts"], signed=found["signed"][0],
+        hour=found["hour"][0], alerts=found["alerts"], signed=found["signed"][0],
         stages=kept["stages"].value or [], budgets=nearest_first(budgets)[:5],
         age=oldest([*kept.values(), *(budget.counted for budget in budgets if budget.counted)]),
     )  # fmt: skip
