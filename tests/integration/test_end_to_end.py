@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
+import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from tests.console_browser import leaves_its_loop, needs_chromium, running_chromium, window
 from tests.processes import kill_hard
 from tests.running_stack import RunningStack
 from tests.traces import EXPECTED, README_PARTS, Expected, traces_folder
@@ -190,3 +195,90 @@ def test_nothing_depends_on_the_name_of_the_file(imported: RunningStack, tmp_pat
     imported.cli("import", "tau2", str(copy), "--source", "tau2-retail")
     time.sleep(3)
     assert imported.one(TOTALS) == before
+
+
+@needs_chromium
+@leaves_its_loop
+def test_the_console_shows_every_set_and_its_longest_run(imported: RunningStack) -> None:
+    longest = imported.query("SELECT source, run_id FROM runs ORDER BY events DESC LIMIT 1 BY source")
+    assert len(longest) == len(EXPECTED)
+    paths = ["/", "/runs?range=year", "/runs?state=failed", "/outcomes?by=model", "/budgets", "/alerts?state=all",
+             "/policy?range=month", "/evidence", "/query"]  # fmt: skip
+    with running_chromium() as chromium, window(chromium, imported.endpoints()["console_url"]) as (page, problems):
+        for path in [*paths, *(f"/run?id={quote(row['run_id'])}" for row in longest)]:
+            assert page.goto(path).status == 200, path
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+            assert problems == [], path
+            assert "id=" not in path or page.locator(".steps tbody tr").count() > 5, path
+
+
+# Calls a tool all the time, and says when it was halted.
+AGENT = """
+import sys, time
+from agentledger.producers import ControlSettings, Ledger
+from agentledger.schemas.errors import HaltedError
+with Ledger(agent_id="console-agent", control=ControlSettings(first_read_s_max=20)) as ledger:
+    with ledger.run("endless", run_id="to-be-halted") as run:
+        while True:
+            try:
+                with run.tool_call("look"):
+                    time.sleep(0.01)
+            except HaltedError as error:
+                print(time.time(), error, flush=True)
+                break
+"""
+
+
+@needs_chromium
+@leaves_its_loop
+def test_a_running_agent_is_halted_from_its_run_s_page(imported: RunningStack) -> None:
+    env = imported.env | {"AGENTLEDGER_KAFKA_BOOTSTRAP_SERVERS": imported.endpoints()["kafka_bootstrap_servers"]}
+    agent = subprocess.Popen([sys.executable, "-c", AGENT], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        imported.settle(
+            "SELECT count() AS runs FROM runs WHERE run_id = 'to-be-halted'", lambda row: row["runs"] == 1
+        )  # fmt: skip
+        with running_chromium() as chromium, window(chromium, imported.endpoints()["console_url"]) as (page, problems):
+            page.goto("/run?id=to-be-halted")
+            page.get_by_label("Halt this run, because").fill("tried from the console")
+            clicked_s = time.time()
+            page.keyboard.press("Enter")
+            output, _ = agent.communicate(timeout=60)
+            page.wait_for_url("**/budgets**")
+            assert problems == []
+    finally:
+        agent.kill()
+        agent.wait()
+    halted_s, _, said = output.partition(" ")
+    assert "tried from the console" in said
+    print(f"halted {float(halted_s) - clicked_s:.2f} s after the key was pressed")  # noqa: T201 (pytest -s shows it)
+
+
+RULES = "rules:\n  - name: looping\n    kind: identical_tool_calls\n    severity: warning\n    calls: 3\n"
+
+
+@needs_chromium
+@leaves_its_loop
+def test_rules_are_tried_and_an_export_is_taken_from_the_pages(imported: RunningStack, tmp_path: Path) -> None:
+    [row] = imported.query("SELECT run_id FROM runs ORDER BY events DESC LIMIT 1")
+    with running_chromium() as chromium, window(chromium, imported.endpoints()["console_url"]) as (page, problems):
+        page.goto("/alerts")
+        page.get_by_label("rules, as in a rules file").fill(RULES)
+        page.get_by_role("button", name="Try").click()
+        page.get_by_text("Nobody was told.").wait_for()
+        assert page.get_by_text("looping:").count() == 1
+        page.goto("/evidence")
+        page.get_by_label("one run").fill(row["run_id"])
+        page.get_by_role("button", name="Export").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="export-").click()
+        assert problems == []
+        packed = tmp_path / "export.zip"
+        download.value.save_as(packed)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    [folder] = tmp_path.glob("export-*-parquet")
+    key = tmp_path / "key"
+    key.write_text(imported.cli("keys", "show").stdout)
+    assert row["run_id"] in (folder / "manifest.json").read_text()
+    imported.cli("verify-export", str(folder), "--key", str(key))
