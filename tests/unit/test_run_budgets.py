@@ -198,6 +198,14 @@ def test_wall_clock_time_runs_by_ticks_for_declared_and_own_budgets() -> None:
     assert state.used[4] == 100_000
 
 
+def test_a_wall_clock_budget_that_is_declared_meanwhile_is_crossed_by_ticks_as_well() -> None:
+    author = Author()
+    clock = run_budget(metric="wall_clock_ms", limit_amount=5_000, thresholds_percent=["100"])
+    ticks: list[tuple[int, Event | None]] = [(at_ms, None) for at_ms in range(2000, 20_000, 1000)]
+    result = at_times((0, author.start()), (1000, clock), (1500, author.model_call()), *ticks)
+    assert said(result) == [("careful", 100, 5_000), ("careful", None, 6_000)]
+
+
 def test_wall_clock_time_stops_with_the_run_and_never_runs_for_an_imported_one() -> None:
     clock = run_budget(metric="wall_clock_ms", limit_amount=5_000)
     ended, imported = Author("ended"), Author("imported")
