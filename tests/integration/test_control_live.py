@@ -261,7 +261,9 @@ def test_a_halt_stops_a_running_agent_and_a_resume_lets_it_go_on(site: Site) -> 
     late.says("halted: agent bot")
     assert late.process.wait(WAIT_S_MAX) == 0
 
-    assert site.commands("resume", "--agent", "bot") == "resumed agent bot of tenant acme\n"
+    assert site.commands("resume", "--agent", "bot") == (
+        "resumed agent bot of tenant acme\n  lifted the halt by maria: it refunds everybody\n"
+    )
     agent.says("going")
     assert json.loads(site.commands("control", "list", "--json")) == []
 
