@@ -282,6 +282,34 @@ run.policy_decision(policy="p", verdict="allow")
     assert seqs(send_what_was_left(tmp_path)) == [0, 1]
 
 
+# As in a notebook: cells one by one into a process with a running event loop, one that makes the ledger run twice.
+CELLS = """
+import sys
+from agentledger.producers import Ledger
+ledger = Ledger(bootstrap_servers="127.0.0.1:1", control="off", outbox={folder!r})
+with ledger.run("cell") as run: run.policy_decision(policy="p", verdict="allow")
+
+ledger = Ledger(bootstrap_servers="127.0.0.1:1", control="off", outbox={folder!r})
+async def cell():
+    async with ledger.run("cell") as run: run.policy_decision(policy="p", verdict="allow")
+
+await cell()
+run = ledger.run("over several cells").begin()
+run.policy_decision(policy="p", verdict="deny")
+1 / 0
+run.end()
+"""
+
+
+def test_cells_of_a_notebook_that_are_run_again_lose_nothing(tmp_path: Path) -> None:
+    cells = CELLS.format(folder=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncio"], input=cells, capture_output=True, timeout=60, check=True, text=True
+    )
+    assert done.stderr.count("Traceback") == 1, done.stderr  # the cell that fails by itself
+    assert sorted(seqs(send_what_was_left(tmp_path))) == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+
+
 def test_an_orphan_that_is_larger_than_the_bound_is_cut_to_it(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path, FakeRecordProducer(up=False, records_max=10), bytes_max=8 * MIB)
     decide(ledger, 1500, size=4000)
