@@ -11,7 +11,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Producer
 
 from agentledger.processors.budget_declarations import Change, Key, newest
-from agentledger.schemas import Codec, open_registry
+from agentledger.schemas import Codec
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.events import BudgetDeclared, Event
 from agentledger.schemas.topics import HOLDS
@@ -33,9 +33,8 @@ WHERE event_type IN ('BudgetDeclared', 'ApprovalDecided') AND occurrence = 'firs
     AND event_id IN {ids:Array(UUID)}"""
 
 
-def declared_budgets(client: Any, tenant_id: str, registry_url: str = "") -> list[BudgetDeclared]:
+def declared_budgets(client: Any, tenant_id: str, codec: Codec) -> list[BudgetDeclared]:
     """Every declaration of this tenant in the ledger, in ledger order. Raises StoreError."""
-    codec = Codec(open_registry(registry_url))
     try:
         found = client.query(_DECLARED, parameters={"tenant": tenant_id}, query_formats={"String": "bytes"})
     except ClickHouseError as error:
@@ -54,9 +53,9 @@ def all_declared(client: Any, codec: Codec) -> list[tuple[int, BudgetDeclared]]:
     return [(at_us, event) for at_us, event in events if isinstance(event, BudgetDeclared)]
 
 
-def known_budgets(client: Any, tenant_id: str, registry_url: str = "") -> dict[Key, BudgetDeclared]:
+def known_budgets(client: Any, tenant_id: str, codec: Codec) -> dict[Key, BudgetDeclared]:
     """The last declaration of each limit, retired ones too. Raises StoreError."""
-    return newest(declared_budgets(client, tenant_id, registry_url))
+    return newest(declared_budgets(client, tenant_id, codec))
 
 
 def new_producer_id(declared_by: str) -> str:
@@ -64,16 +63,15 @@ def new_producer_id(declared_by: str) -> str:
     return f"budgets:{declared_by}:{secrets.token_hex(4)}"
 
 
-def publish_changes(kafka: dict[str, Any], changes: Sequence[Change], registry_url: str = "") -> list[BudgetDeclared]:
+def publish_changes(kafka: dict[str, Any], changes: Sequence[Change], codec: Codec) -> list[BudgetDeclared]:
     """Send what is due and wait until the broker has it; the events. Raises BrokerError."""
     events = [change.event for change in changes if change.event is not None]
-    publish_events(kafka, events, registry_url)
+    publish_events(kafka, events, codec)
     return events
 
 
-def publish_events(kafka: dict[str, Any], events: Sequence[Event], registry_url: str = "") -> None:
+def publish_events(kafka: dict[str, Any], events: Sequence[Event], codec: Codec) -> None:
     """Send declarations and answers to where a tenant's budgets are decided. Raises BrokerError."""
-    codec = Codec(open_registry(registry_url))
     failures: list[str] = []
     settings = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": round(DELIVERY_S_MAX * 1000)}
     producer = Producer({**settings, "log_level": 0, **kafka})

@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentledger.infra.endpoints import clickhouse_url, kafka_config, reader_login
+from agentledger.infra.endpoints import clickhouse_url, configured_registry, kafka_config, reader_login
 from agentledger.infra.settings import Settings
-from agentledger.schemas import Codec, open_registry
+from agentledger.schemas import Codec
 from agentledger.schemas.errors import ProofError, StoreError
 from agentledger.schemas.topics import INTEGRITY
 from agentledger.sinks.announcing import Announcer
@@ -107,9 +107,7 @@ def open_export(settings: Settings, asked: ExportAsked, folder: Path) -> Export:
     chain, problems = read_chain(settings.checkpoints_folder(), keys.public())
     if problems:
         raise ProofError(problems[0].text, where=problems[0].where)
-    registry = open_registry(
-        settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
-    )
+    registry = configured_registry(settings)
     announcer = Announcer(kafka_config(settings), Codec(registry))
 
     def announce(facts: ExportFacts) -> None:

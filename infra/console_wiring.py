@@ -13,7 +13,14 @@ from agentledger.infra import alert_trial
 from agentledger.infra.cli.evidence import read_approvers
 from agentledger.infra.console_exports import ConsoleExports, open_export
 from agentledger.infra.control_commands import lapsing, publish_command
-from agentledger.infra.endpoints import clickhouse_url, kafka_config, login_as, open_codec, reader_login
+from agentledger.infra.endpoints import (
+    clickhouse_url,
+    configured_registry,
+    kafka_config,
+    login_as,
+    open_codec,
+    reader_login,
+)
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.recorded_reads import BEST_EFFORT_S_MAX, REQUIRED_S_MAX
 from agentledger.infra.settings import Settings
@@ -21,7 +28,7 @@ from agentledger.processors.budget_windows import window_of
 from agentledger.processors.rules.loading import parse_rules
 from agentledger.processors.scope_rules import watches_of
 from agentledger.producers.halts import Command as ControlCommand
-from agentledger.schemas import open_registry, uuid7
+from agentledger.schemas import uuid7
 from agentledger.schemas.api_key_file import FileApiKeys
 from agentledger.schemas.api_keys import SCOPES
 from agentledger.schemas.errors import BrokerError, ConfigurationError
@@ -107,9 +114,7 @@ def verify_all(settings: Settings, start: Callable[[int], None], progress: Calla
         settings.checkpoints_folder(), folder.public(), approvers=read_approvers(settings, None)
     )  # fmt: skip
     reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
-    auth = settings.schema_registry_basic_auth.get_secret_value()
-    registry = open_registry(settings.schema_registry_url, basic_auth=auth)
-    return Verification(reader, registry, request).run(start, progress).as_json()
+    return Verification(reader, configured_registry(settings), request).run(start, progress).as_json()
 
 
 def issue(settings: Settings, command: Command) -> None:
@@ -118,7 +123,7 @@ def issue(settings: Settings, command: Command) -> None:
         command.command, command.tenant_id, command.scope, command.scope_value, command.reason, command.issued_by
     )
     told = lapsing(told, time.time_ns() // 1000, command.expires_us)
-    publish_command(kafka_config(settings), told, settings.schema_registry_url)
+    publish_command(kafka_config(settings), told, open_codec(settings))
 
 
 def publish_alert(settings: Settings, event: Event) -> None:

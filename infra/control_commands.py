@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from agentledger.infra.stack.files import file_lock
 from agentledger.producers.halt_file import HaltFile
 from agentledger.producers.halts import Command, CommandTable, command_of
-from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas import Codec, uuid7
 from agentledger.schemas.control import control_key, control_owner_of, control_scope_of
 from agentledger.schemas.errors import BrokerError, CodecError, ConfigurationError, SchemaError
 from agentledger.schemas.events import ControlIssued
@@ -64,12 +64,12 @@ def control_event(command: Command, *, producer_id: str = "", now_us: int | None
     )
 
 
-def publish_command(kafka: dict[str, Any], command: Command, registry_url: str = "", *, owner: str = "") -> None:
+def publish_command(kafka: dict[str, Any], command: Command, codec: Codec, *, owner: str = "") -> None:
     """Send a command and wait until the broker has it; with an `owner`, about that owner's halts alone.
 
     Raises BrokerError, also where it takes over ten seconds.
     """
-    value = Codec(open_registry(registry_url)).encode(control_event(command))
+    value = codec.encode(control_event(command))
     failures: list[str] = []
     producer = Producer(
         {"acks": "all", "enable.idempotence": True, "message.timeout.ms": round(DELIVERY_S_MAX * 1000), "log_level": 0}
@@ -89,9 +89,9 @@ def publish_command(kafka: dict[str, Any], command: Command, registry_url: str =
         )
 
 
-def read_halts(kafka: dict[str, Any], now_us: int, registry_url: str = "") -> list[Command]:
+def read_halts(kafka: dict[str, Any], now_us: int, codec: Codec) -> list[Command]:
     """Every halt in force on the control topic, of every tenant and owner. Raises BrokerError."""
-    codec, table = Codec(open_registry(registry_url)), CommandTable()
+    table = CommandTable()
     _read_all(kafka, lambda message: _put(codec, table, message))
     return table.all_halts(now_us)
 

@@ -10,6 +10,7 @@ from agentledger.infra.stack.access import ADMIN, read_password
 from agentledger.infra.stack.state import load_state
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import ConfigurationError
+from agentledger.schemas.ports import SchemaRegistry
 from agentledger.schemas.registry import open_registry
 
 NEXT_STEP = "start a local stack (agentledger up --detach), or set {}"
@@ -23,10 +24,15 @@ def kafka_config(settings: Settings) -> dict[str, Any]:
     return {"bootstrap.servers": servers, **settings.kafka_security()}
 
 
-def open_codec(settings: Settings) -> Codec:
-    """Reads and writes records, with the schema registry that is configured, or else the bundled one."""
+def configured_registry(settings: Settings) -> SchemaRegistry:
+    """The schema registry that is configured, with its password, or else the bundled one."""
     auth = settings.schema_registry_basic_auth.get_secret_value()
-    return Codec(open_registry(settings.schema_registry_url, basic_auth=auth))
+    return open_registry(settings.schema_registry_url, basic_auth=auth)
+
+
+def open_codec(settings: Settings) -> Codec:
+    """Reads and writes records, with the registry that is configured."""
+    return Codec(configured_registry(settings))
 
 
 def clickhouse_url(settings: Settings) -> str:

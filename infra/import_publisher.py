@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from agentledger.schemas import Codec, Event, open_registry
+from agentledger.schemas import Codec, Event
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.topics import topic_of
 
@@ -20,8 +20,8 @@ NEXT_STEP = "check the broker and import again: what arrived is not counted twic
 class ImportPublisher:
     """Sends events to their topics, keyed by run, at the speed of the broker."""
 
-    def __init__(self, kafka: dict[str, Any], schema_registry_url: str = "") -> None:
-        self._codec = Codec(open_registry(schema_registry_url))
+    def __init__(self, kafka: dict[str, Any], codec: Codec) -> None:
+        self._codec = codec
         self._failure = ""
         self._producer = Producer(
             {

@@ -22,7 +22,7 @@ from agentledger.infra.budget_commands import all_declared
 from agentledger.infra.reconcile_metrics import ReconcileMetrics
 from agentledger.processors.budget_windows import SLIDING_BUCKETS, bucket_us, window_of
 from agentledger.processors.budgets import amount_text
-from agentledger.schemas import Codec, open_registry
+from agentledger.schemas import Codec
 from agentledger.schemas.errors import AgentledgerError, BrokerError, ConfigurationError
 from agentledger.schemas.events import AlertRaised, AlertResolved, AlertUpdated, BudgetDeclared, Event
 from agentledger.schemas.identity import content_id
@@ -69,11 +69,10 @@ class OpenAlert:
 
 
 def run_passes(
-    connect: Connect, kafka: Mapping[str, Any], stop: threading.Event, registry_url: str = "",
+    connect: Connect, kafka: Mapping[str, Any], stop: threading.Event, codec: Codec,
     metrics: ReconcileMetrics | None = None,
 ) -> None:  # fmt: skip
     """Compare and alert until `stop`. A pass that fails is tried again with the next; FAILURES_MAX in a row end it."""
-    codec = Codec(open_registry(registry_url))
     metrics = metrics or ReconcileMetrics()
     client, failures, is_said = None, 0, False
     while not stop.is_set():

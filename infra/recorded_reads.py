@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from agentledger.infra.control_commands import who_am_i
-from agentledger.infra.endpoints import clickhouse_url, kafka_config, reader_login
+from agentledger.infra.endpoints import clickhouse_url, kafka_config, open_codec, reader_login
 from agentledger.infra.ledger_setup import open_clickhouse
 from agentledger.infra.settings import Settings
-from agentledger.schemas import Codec, open_registry, uuid7
+from agentledger.schemas import uuid7
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.topics import INTEGRITY
 from agentledger.sinks.announcing import Announcer
@@ -65,12 +65,7 @@ def _open(settings: Settings) -> Announcer | None:
     is_required = settings.reads_must_be_recorded
     try:
         kafka = kafka_config(settings)
-        codec = Codec(
-            open_registry(
-                settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
-            )
-        )
-        return Announcer(kafka, codec, REQUIRED_S_MAX if is_required else BEST_EFFORT_S_MAX)
+        return Announcer(kafka, open_codec(settings), REQUIRED_S_MAX if is_required else BEST_EFFORT_S_MAX)
     except AgentledgerError as error:
         if is_required:
             raise

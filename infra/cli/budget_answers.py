@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.endpoints import kafka_config, open_codec
 from agentledger.infra.settings import load_settings
 from agentledger.schemas.control import RUN_BUDGETS
 from agentledger.schemas.errors import UsageError
@@ -42,16 +42,16 @@ def approve(question: str, reason: str, limit: str, by: str, tenant: str) -> int
     asked = open_question(client, tenant_id, question)
     change = asked.change
     changes = raised(
-        asked, known_budgets(client, tenant_id, settings.schema_registry_url),
+        asked, known_budgets(client, tenant_id, open_codec(settings)),
         limit=_amount(limit, change.metric) if limit else None, reason=_told(reason), **_answering(who),
     )  # fmt: skip
     event = declared_anew(changes)
-    publish_events(kafka_config(settings), [event], settings.schema_registry_url)
+    publish_events(kafka_config(settings), [event], open_codec(settings))
     now, before = (amount_text(change.metric, amount) for amount in (event.limit_amount, change.limit))
     resume = lifting(client, asked, tenant_id, reason=_told(reason), decided_by=who)
     if resume is not None:
         resume = lapsing(resume, time.time_ns() // 1000, None)
-        publish_command(kafka_config(settings), resume, settings.schema_registry_url, owner=RUN_BUDGETS)
+        publish_command(kafka_config(settings), resume, open_codec(settings), owner=RUN_BUDGETS)
     of = event.scope_value or f"each {event.scope}"
     click.echo(f"approved: {change.budget_id} of {of} has {now}, it had {before} (version {event.budget_version})")
     if change.scope == "run" and resume is None:
@@ -75,7 +75,7 @@ def deny(question: str, reason: str, by: str, tenant: str) -> int:
     client, tenant_id, who = connect(settings), tenant or settings.tenant_id, _who(by)
     asked = open_question(client, tenant_id, question)
     event = denial(asked, tenant_id, reason=_told(reason), **_answering(who))
-    publish_events(kafka_config(settings), [event], settings.schema_registry_url)
+    publish_events(kafka_config(settings), [event], open_codec(settings))
     click.echo(f"denied: {asked.target} stays as it is")
     return _seen(wait_visible(client, tenant_id, [event]))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentledger.infra.cli.budget_answers import approve, deny
-from agentledger.infra.endpoints import kafka_config, reader_login
+from agentledger.infra.endpoints import kafka_config, open_codec, reader_login
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.schemas.errors import UsageError
 
@@ -75,7 +75,7 @@ def apply(file: Path, tenant: str, prune: bool, dry_run: bool, by: str) -> int:
     for notice in notices:
         click.echo(f"note: {notice}", err=True)
     client = connect(settings)
-    known = known_budgets(client, tenant_id, settings.schema_registry_url)
+    known = known_budgets(client, tenant_id, open_codec(settings))
     who = by or who_am_i()
     changes = changes_of(
         limits, known, tenant_id=tenant_id, now_us=time.time_ns() // 1000, declared_by=who,
@@ -92,7 +92,7 @@ def apply(file: Path, tenant: str, prune: bool, dry_run: bool, by: str) -> int:
     if dry_run:
         click.echo(f"would be declared for tenant {tenant_id}: {said}")
         return 0
-    events = publish_changes(kafka_config(settings), changes, settings.schema_registry_url)
+    events = publish_changes(kafka_config(settings), changes, open_codec(settings))
     click.echo(f"declared for tenant {tenant_id}: {said}")
     if not wait_visible(client, tenant_id, events):
         click.echo("agentledger: declared, but not in the ledger yet: see whether the writer runs", err=True)
@@ -114,7 +114,7 @@ def list_(tenant: str, all_: bool, as_json: bool) -> None:
     tenant_id = tenant or settings.tenant_id
     asked = {"command": "budgets list", "tenant_id": tenant_id}
     with recorded_read(settings, asked, reader_login(settings)[0]):
-        known = known_budgets(connect(settings), tenant_id, settings.schema_registry_url)
+        known = known_budgets(connect(settings), tenant_id, open_codec(settings))
     rows = [_declared_row(event) for _, event in sorted(known.items()) if all_ or not event.retired]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -141,7 +141,7 @@ def show(budget_id: str, tenant: str, as_json: bool) -> None:
     look = {"command": "budgets show", "tenant_id": tenant_id, "budget_id": budget_id}
     with recorded_read(settings, look, reader_login(settings)[0]):
         client = connect(settings)
-        declared = declared_budgets(client, tenant_id, settings.schema_registry_url)
+        declared = declared_budgets(client, tenant_id, open_codec(settings))
         if budget_id:
             declared = [event for event in declared if event.budget_id == budget_id]
             if not declared:

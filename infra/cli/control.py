@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from agentledger.infra.cli.times import duration_us
-from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.endpoints import kafka_config, open_codec
 from agentledger.infra.settings import Settings, load_settings
 from agentledger.producers.halt_file import VIA, HaltFile, halt_file_path
 from agentledger.producers.halts import ANY, Command
@@ -72,7 +72,7 @@ def halt(*, by: str, local: bool, reason: str, expires: str, **whom: str) -> Non
         halt_locally(path, command)
         click.echo(f"halted {_named(command)} on this host: {path}")
         return
-    publish_command(kafka_config(settings), command, settings.schema_registry_url)
+    publish_command(kafka_config(settings), command, open_codec(settings))
     click.echo(f"halted {_named(command)}")
 
 
@@ -102,9 +102,9 @@ def resume(*, by: str, local: bool, reason: str, **whom: str) -> None:
     now_us = time.time_ns() // 1000
     command = lapsing(Command("resume", tenant_id, scope, value, reason.strip(), by or who_am_i()), now_us, None)
     kafka = kafka_config(settings)
-    halts = read_halts(kafka, now_us, settings.schema_registry_url)
+    halts = read_halts(kafka, now_us, open_codec(settings))
     lifted = [halt for halt in halts if halt.subject == command.subject]
-    publish_command(kafka, command, settings.schema_registry_url)
+    publish_command(kafka, command, open_codec(settings))
     click.echo(f"resumed {_named(command)}" + ("" if lifted else ", which no halt was in force for"))
     for halt in lifted:
         click.echo(f"  lifted the halt by {halt.issued_by}: {halt.reason}")
@@ -127,7 +127,7 @@ def list_halts(as_json: bool, local: bool) -> None:
 
     settings = load_settings()
     now_us = time.time_ns() // 1000
-    halts = [] if local else read_halts(kafka_config(settings), now_us, settings.schema_registry_url)
+    halts = [] if local else read_halts(kafka_config(settings), now_us, open_codec(settings))
     halts += [halt for halt in HaltFile(halt_file_path()).read() if halt.is_halt_at(now_us)]
     if as_json:
         click.echo(json.dumps([asdict(halt) for halt in halts], indent=2))

@@ -117,8 +117,7 @@ def verify(
 
     Rows that are not asked for are checked by their leaf hashes alone.
     """
-    from agentledger.infra.endpoints import clickhouse_url, reader_login
-    from agentledger.schemas.registry import open_registry
+    from agentledger.infra.endpoints import clickhouse_url, configured_registry, reader_login
     from agentledger.sinks.leaves import ClickHouseLeafReader
     from agentledger.sinks.verify import Verification, VerifyRequest, check_range
 
@@ -138,9 +137,7 @@ def verify(
         **_witnesses(witnesses_file, witnesses_min),
     )
     reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
-    registry = open_registry(
-        settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
-    )
+    registry = configured_registry(settings)
     columns = (TextColumn("verify"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("verify", total=None)

@@ -33,9 +33,8 @@ def export(
 ) -> None:  # fmt: skip
     """Write signed records with all that proves them to a folder. Asked again, one that was cut off goes on."""
     from agentledger.infra.control_commands import who_am_i
-    from agentledger.infra.endpoints import clickhouse_url, kafka_config, reader_login
+    from agentledger.infra.endpoints import clickhouse_url, configured_registry, kafka_config, reader_login
     from agentledger.schemas import Codec
-    from agentledger.schemas.registry import open_registry
     from agentledger.schemas.topics import INTEGRITY
     from agentledger.sinks.announcing import Announcer
     from agentledger.sinks.chain import read_chain
@@ -53,9 +52,7 @@ def export(
     if problems:
         raise ProofError(problems[0].text, where=problems[0].where)
     reader = ClickHouseLeafReader(clickhouse_url(settings), *reader_login(settings))
-    registry = open_registry(
-        settings.schema_registry_url, basic_auth=settings.schema_registry_basic_auth.get_secret_value()
-    )
+    registry = configured_registry(settings)
     announcer = Announcer(kafka_config(settings), Codec(registry))
 
     def announce(facts: ExportFacts) -> None:

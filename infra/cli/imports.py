@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agentledger.infra.endpoints import kafka_config
+from agentledger.infra.endpoints import kafka_config, open_codec
 from agentledger.infra.settings import load_settings
 from agentledger.producers.importers import FORMATS, ImportOptions, ImportReport, find_files, import_files
 from agentledger.producers.importers import Progress as ImportProgress
@@ -35,7 +35,7 @@ def import_command(format_name: str, paths: tuple[str, ...], tenant: str, **give
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
     with (
-        ImportPublisher(kafka_config(settings), settings.schema_registry_url) as publisher,
+        ImportPublisher(kafka_config(settings), open_codec(settings)) as publisher,
         Progress(*columns, TextColumn("{task.fields[counts]}"), TimeElapsedColumn(), console=console) as bar,
     ):
         task = bar.add_task(f"import {format_name}", total=None, counts="")

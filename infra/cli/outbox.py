@@ -59,13 +59,12 @@ def status(*, folder: Path | None, as_json: bool) -> None:
 )
 def flush(*, folder: Path | None, timeout_s: float) -> None:
     """Send what processes that are gone have left; those that run send their own. Fails where some is left."""
-    from agentledger.infra.endpoints import kafka_config
+    from agentledger.infra.endpoints import configured_registry, kafka_config
     from agentledger.infra.settings import load_settings
     from agentledger.producers.emitter import Emitter
     from agentledger.producers.outbox import Outbox, OutboxSettings
     from agentledger.producers.outbox.survey import survey
     from agentledger.producers.publisher import KafkaRecordProducer
-    from agentledger.schemas.registry import open_registry
 
     path, settings = _folder(folder), load_settings()
     if not any(not report.is_in_use for report in survey(path)):
@@ -74,7 +73,7 @@ def flush(*, folder: Path | None, timeout_s: float) -> None:
     producer = KafkaRecordProducer(kafka_config(settings))
     sender = Outbox(OutboxSettings(folder=path), producer)
     Emitter(
-        producer, open_registry(settings.schema_registry_url), tenant_id=settings.tenant_id,
+        producer, configured_registry(settings), tenant_id=settings.tenant_id,
         clock=lambda: time.time_ns() // 1000, on_problem=lambda problem: click.echo(problem.what, err=True),
         outbox=sender,
     )  # fmt: skip

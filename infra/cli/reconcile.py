@@ -36,7 +36,7 @@ def reconcile(last: str, watch: bool, as_json: bool) -> int:
         start_logging(settings)
         kafka, metrics = kafka_config(settings), ReconcileMetrics()
         serve_metrics(settings, metrics.registry)
-        run_passes(lambda: connect(settings), kafka, stop_on_signal(), settings.schema_registry_url, metrics)
+        run_passes(lambda: connect(settings), kafka, stop_on_signal(), open_codec(settings), metrics)
         return 0
     range_s = duration_us(last) // 1_000_000
     codec = open_codec(settings)
