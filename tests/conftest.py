@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from agentledger.infra.stack.ports import HIGHEST, LOWEST, RANGE_VARIABLE
 from agentledger.producers.calls import enclosing
 
 settings.register_profile("agentledger", deadline=None, print_blob=True, max_examples=60)
@@ -16,6 +17,17 @@ settings.load_profile("agentledger")
 
 for name in [name for name in os.environ if name.startswith("AGENTLEDGER_") and name != "AGENTLEDGER_TRACES"]:
     del os.environ[name]
+
+
+def keep_ports_apart() -> None:
+    """Each test process, with all that it starts, takes ports of its own share of the range."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (HIGHEST - LOWEST + 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    lowest = LOWEST + number * share
+    os.environ[RANGE_VARIABLE] = f"{lowest}-{lowest + share - 1}"
+
+
+keep_ports_apart()
 
 
 @pytest.fixture(autouse=True)

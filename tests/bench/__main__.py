@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from agentledger.infra.compilation import compile_into
-from agentledger.schemas.errors import ConfigurationError, UsageError
+from agentledger.schemas.errors import ConfigurationError
 from tests.bench.report import Figure, write_report
 
 SECTIONS = (
@@ -28,9 +28,6 @@ AS_IT_IS = "--as-it-is"
 
 def main(names: list[str]) -> None:
     """Run the named sections, or all."""
-    unknown = set(names) - set(SECTIONS)
-    if unknown:
-        raise UsageError(f"no section is called {', '.join(sorted(unknown))}", next_step=f"one of {SECTIONS}")
     figures: list[Figure] = []
     for name in names or SECTIONS:
         sys.stderr.write(f"measuring {name} …\n")
@@ -53,6 +50,9 @@ def measure_compiled(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sections = [name for name in sys.argv[1:] if name != AS_IT_IS]
+    if unknown := sorted(set(sections) - set(SECTIONS)):
+        sys.exit(f"no section is called {', '.join(unknown)}: choose from {', '.join(SECTIONS)}")
     if AS_IT_IS not in sys.argv:
-        measure_compiled(sys.argv[1:])
-    main([name for name in sys.argv[1:] if name != AS_IT_IS])
+        measure_compiled(sections)
+    main(sections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from agentledger.infra.stack.config import StackConfig, choose_ports, remember_ports
-from agentledger.infra.stack.ports import HIGHEST, LOWEST, accepts, check_port_free, free_port, is_free
-from agentledger.schemas.errors import StackError
+from agentledger.infra.stack.ports import HIGHEST, LOWEST, RANGE_VARIABLE, accepts, check_port_free, free_port, is_free
+from agentledger.schemas.errors import ConfigurationError, StackError
 
 
 @pytest.fixture
 def used_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def own_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RANGE_VARIABLE)
 
 
 def test_a_free_port_is_free_and_outside_the_range_of_outgoing_connections() -> None:
@@ -30,6 +36,28 @@ def test_a_free_port_is_none_of_those_taken() -> None:
     taken = set(range(LOWEST, HIGHEST + 1)) - {LOWEST + 7, LOWEST + 8}
     with pytest.raises(StackError, match="no free port"):
         free_port(taken | {LOWEST + 7, LOWEST + 8})
+
+
+def test_a_range_of_ones_own_is_kept_to_and_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RANGE_VARIABLE, f"{LOWEST}-{LOWEST + 99}")
+    given = [free_port() for _ in range(20)]
+    assert len(set(given)) == 20
+    assert LOWEST <= min(given) <= max(given) < LOWEST + 100
+
+
+def test_a_seed_that_a_test_sets_does_not_choose_the_port() -> None:
+    ports = []
+    for _ in range(3):
+        random.seed(1)
+        ports.append(free_port())
+    assert len(set(ports)) == 3
+
+
+@pytest.mark.parametrize("given", ["x", "21000", "21000-", "0-100", "22000-21000", "20000-70000", "20000-20001 "])
+def test_what_is_no_range_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RANGE_VARIABLE, given)
+    with pytest.raises(ConfigurationError, match=r"is no range of ports.* such as 21000-21999"):
+        free_port()
 
 
 def test_a_used_port_is_one_line_with_the_port_and_its_option(used_port: int) -> None:
