@@ -19,6 +19,9 @@ from agentledger.schemas.topics import PACKED
 # Packed messages are small when there is little to pack and have up to 0.5 MiB in a backlog. 1 MiB is some 3,500 events
 # and 0.3 s from first to last.
 BATCH_BYTES_MAX = 1024 * 1024
+# A batch costs the broker a request for each partition and topic that it writes to, and those who read them as many: at
+# a hundred small batches a second that is more than the events cost.
+PAUSE_S = 0.02
 
 
 class PackedRuns:
@@ -62,5 +65,5 @@ class Worker(Shell):
             )
             return PackedRuns(fold)
 
-        plan = ShellPlan(WORKER_GROUP, "runs", CHANGELOG, BATCH_BYTES_MAX, PACKED.bytes_max)
+        plan = ShellPlan(WORKER_GROUP, "runs", CHANGELOG, BATCH_BYTES_MAX, PAUSE_S, fetch_bytes_max=PACKED.bytes_max)
         super().__init__(plan, config, build)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from agentledger.schemas.errors import BrokerError
 
@@ -28,20 +28,23 @@ class GroupOffsets:
 
     def standing(self, partitions: Iterable[int]) -> dict[int, Standing]:
         """Where the group stands in each of these partitions. Raises BrokerError where the broker doesn't answer."""
-        places = [TopicPartition(self._topic, partition) for partition in partitions]
-        found = {}
+        wanted = list(partitions)
+        places = [TopicPartition(self._topic, partition) for partition in wanted]
         try:
-            for place in self._consumer.committed(places, QUERY_SECONDS) if places else []:
-                low, end = self._watermarks(place.partition)
-                found[place.partition] = Standing(max(place.offset, low), end)  # an offset below 0: none committed
+            committed = self._consumer.committed(places, QUERY_SECONDS) if places else []
+            lows, ends = self._limits(wanted, OFFSET_BEGINNING), self._limits(wanted, OFFSET_END)
         except KafkaException as error:
             raise self._no_answer(error) from error
-        return found
+        # An offset below 0: none committed.
+        return {
+            place.partition: Standing(max(place.offset, lows[place.partition]), ends[place.partition])
+            for place in committed
+        }
 
     def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """The offset that comes next in each of these partitions. Raises BrokerError."""
         try:
-            return {partition: self._watermarks(partition)[1] for partition in partitions}
+            return self._limits(list(partitions), OFFSET_END)
         except KafkaException as error:
             raise self._no_answer(error) from error
 
@@ -49,8 +52,17 @@ class GroupOffsets:
         """The place, as messages name it."""
         return f"{self._topic}, partition {partition}"
 
-    def _watermarks(self, partition: int) -> tuple[int, int]:
-        return self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), QUERY_SECONDS)
+    def _limits(self, partitions: list[int], limit: int) -> dict[int, int]:
+        """The first or the next offset of each partition, in one request: the protocol's ListOffsets takes them as
+        times of their own (-2 and -1). `get_watermark_offsets` sends two requests for each partition."""
+        if not partitions:
+            return {}
+        places = [TopicPartition(self._topic, partition, limit) for partition in partitions]
+        found = self._consumer.offsets_for_times(places, QUERY_SECONDS)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return {place.partition: place.offset for place in found}
 
     def _no_answer(self, error: KafkaException) -> BrokerError:
         what = f"the group's offsets can't be read: {error.args[0].str()}"

@@ -27,7 +27,8 @@ from agentledger.schemas.topics import EVENTS, PACKED
 PACKED_EVENTS_MAX = 500  # more gains nothing: the cost per message is then far below that per event
 PACKED_BYTES_MAX = 512 * 1024
 READ_EVENTS_MAX = 4000  # one read fills a message for each of 8 partitions
-LINGER_S = 0.01  # a packed message costs the worker about as much as ten events
+# A packed message costs the worker about as much as ten events, and the broker four requests.
+LINGER_S = 0.025
 EPOCH_MS = 600_000  # no message reaches over a boundary of `rules.normals`, which the fold relies on
 IN_FLIGHT_MAX = 128  # packed messages not yet acknowledged: 64 MiB at most
 COMMIT_SECONDS = 1.0
@@ -53,7 +54,9 @@ class Packer:
         self._consumer = Consumer(
             {
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 10,
+                # For what fills a message, as it lingers: a read for each event would cost more than the events.
+                "fetch.wait.max.ms": round(LINGER_S * 1000),
+                "fetch.min.bytes": 64 * 1024,
                 "fetch.error.backoff.ms": 100,
                 "queued.max.messages.kbytes": 65_536,
                 "session.timeout.ms": int(config.session_timeout_s * 1000),

@@ -10,9 +10,14 @@ from agentledger.processors.scope_fold import ScopeFold
 from agentledger.processors.scopes import Watch
 from agentledger.processors.shell import Shell, ShellPlan
 from agentledger.processors.topics import SCOPES_CHANGELOG, SCOPES_GROUP, SCOPES_STATE_BYTES_MAX
+from agentledger.processors.transport import FetchWait
 from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.registry import open_registry
+
+# As for the worker. What is decided here goes by seconds, not by calls: reads wait for as long, too.
+PAUSE_S = 0.04
+FETCH_WAIT = FetchWait(ms_max=40, bytes_min=64 * 1024)
 
 
 class Scopes(Shell):
@@ -25,4 +30,6 @@ class Scopes(Shell):
         def build(table: RunTable) -> ScopeFold:
             return ScopeFold(codec, config.partitions, rules, table.stored, lambda: list(table.data))
 
-        super().__init__(ShellPlan(SCOPES_GROUP, "scopes", SCOPES_CHANGELOG), config, build)
+        super().__init__(
+            ShellPlan(SCOPES_GROUP, "scopes", SCOPES_CHANGELOG, pause_s=PAUSE_S, fetch_wait=FETCH_WAIT), config, build
+        )

@@ -16,7 +16,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import faust
@@ -28,16 +28,18 @@ from agentledger.processors.offsets import GroupOffsets
 from agentledger.processors.programs import die
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.processors.run_table import RunTable
-from agentledger.processors.transport import PromptTransport
+from agentledger.processors.transport import FetchWait, PromptTransport
 from agentledger.processors.watchdog import Watchdog
-from agentledger.processors.worker import WorkerConfig
+from agentledger.processors.worker import FETCH_WAIT_MS_MAX, WorkerConfig
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.ready import say_ready
 
 WAITING_MESSAGES_MAX = 256  # taken from Faust and not yet folded
+WAITING_MESSAGES_ENOUGH = 16  # for a batch without a pause: the round trips weigh little then
 STREAM_BUFFER_MESSAGES = 64  # within Faust
 NUDGE_SECONDS = 2.0  # how long waiting records may stay unread before they are asked for again
+FETCH_WAIT = FetchWait(FETCH_WAIT_MS_MAX)
 FETCH_BYTES_MAX = 1_048_588  # of one partition; as large as a record may be
 
 Result = TypeVar("Result")
@@ -66,13 +68,16 @@ class Fold(Protocol):
 class ShellPlan:
     """The names that one program goes by, and the sizes that suit what it reads.
 
-    A batch takes what waits: the more load, the more records share its two round trips.
+    A batch takes what waits: the more load, the more records share its two round trips. `pause_s` is how long a batch
+    that would be small waits for more after the one before it.
     """
 
     group: str
     table: str
     changelog: str
     batch_bytes_max: int = 1024 * 1024
+    pause_s: float = 0.0
+    fetch_wait: FetchWait = FETCH_WAIT
     fetch_bytes_max: int = FETCH_BYTES_MAX
 
 
@@ -148,8 +153,11 @@ class Shell:
             await self._waiting.put(event)
 
     async def _work(self, *_: Any) -> None:
+        pause_ends = 0.0
         while True:
             batch = [await self._waiting.get()]
+            if self._waiting.qsize() < WAITING_MESSAGES_ENOUGH:
+                await asyncio.sleep(max(0.0, pause_ends - time.monotonic()))
             size = len(batch[0].message.value or b"")
             while size < self._plan.batch_bytes_max and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
@@ -158,6 +166,7 @@ class Shell:
                 began = time.monotonic()
                 await self._fold_batch(batch)
                 self._metrics.note_batch(len(batch), time.monotonic() - began)
+                pause_ends = time.monotonic() + self._plan.pause_s
 
     async def _fold_batch(self, batch: list[Any]) -> None:
         ours: list[Any] = []
@@ -293,6 +302,7 @@ def build_app(plan: ShellPlan, config: WorkerConfig) -> faust.App:
         loghandlers=[],
     )
     app.transport = PromptTransport(app.conf.broker_consumer, app)
+    app.transport.fetch_wait = replace(plan.fetch_wait, ms_max=min(plan.fetch_wait.ms_max, config.fetch_wait_ms_max))
     app.finalize()
     return app
 

@@ -1,4 +1,4 @@
-"""Faust's Kafka transport with two changes: a short wait for new records, and no commits over what it didn't deliver.
+"""Faust's Kafka transport with two changes: its fetches wait as told, and no commits over what it didn't deliver.
 
 Faust asks the broker to hold a fetch for 1.5 s when there is nothing to read, and has no setting for that. Kafka
 answers as soon as a record comes, but librdkafka's mock cluster only when the wait is over.
@@ -9,17 +9,26 @@ wasn't seen was dropped on the way (see `input_order`), and must be read again a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-FETCH_WAIT_MS = 50
+
+@dataclass(frozen=True)
+class FetchWait:
+    """How long the broker may keep a fetch, and how many bytes end that before."""
+
+    ms_max: int
+    bytes_min: int = 1  # more where a read for each record would cost more than the records
 
 
 class _PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # read when the consumer starts
+        # Both are read when the consumer starts.
+        consumer._fetch_max_wait_ms = transport.fetch_wait.ms_max
+        consumer._fetch_min_bytes = transport.fetch_wait.bytes_min
         return consumer
 
 
@@ -35,3 +44,4 @@ class PromptTransport(Transport):  # type: ignore[misc]
     """Give it to an app as its `transport`, before the app starts."""
 
     Consumer = _PromptConsumer
+    fetch_wait = FetchWait(1500)  # Faust's own

@@ -48,6 +48,7 @@ GROUP = "agentledger-writer"
 BATCH_BYTES_MAX = 64 * 1024 * 1024  # of values in one flush: held several times over while it is sent
 READ_ROWS_MAX = 2_000  # of one read, so that the bound on bytes is looked at in time
 QUEUED_KBYTES_MAX = 65_536  # what librdkafka may fetch ahead
+FETCH_WAIT_MS_MAX, FETCH_BYTES_MIN = 50, 64 * 1024
 SESSION_S = 10.0
 POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to another writer
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
@@ -106,7 +107,9 @@ class Writer:
         self._consumer = Consumer(
             {
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 20,
+                # For what fills a flush: a read for each record would cost more than the records.
+                "fetch.wait.max.ms": FETCH_WAIT_MS_MAX,
+                "fetch.min.bytes": FETCH_BYTES_MIN,
                 "queued.max.messages.kbytes": QUEUED_KBYTES_MAX,
                 "session.timeout.ms": int(SESSION_S * 1000),
                 "heartbeat.interval.ms": int(SESSION_S * 250),
