@@ -25,7 +25,7 @@ from agentledger.schemas.errors import AgentledgerError, ConfigurationError
 AREAS = ("schemas", "producers", "processors", "sinks", "infra")
 # Everything that runs for each event of a run. Pure and typed throughout, or mypyc refuses it.
 MODULES = {
-    "schemas": ("decoding", "encoding", "events", "identity", "partitioning", "ports", "prices"),
+    "schemas": ("decoding", "encoding", "events", "identity", "partitioning", "ports", "prices", "tool_prices"),
     "processors": (
         "budgets", "charges", "conclusions", "packing", "partial_records", "partials", "run_budget_book",
         "run_budgets", "run_fold", "run_places", "run_reading", "run_state", "runs", "sketch",
@@ -36,6 +36,8 @@ MODULES = {
 }  # fmt: skip
 # The compiled modules share one library; its name is that of a module.
 LIBRARY = "agentledger.schemas.compiled"
+# Nothing outside calls the functions of the library by name: so they are called without a look-up, and inlined.
+CALLED_FROM_WITHIN = "-fvisibility=hidden"
 MARK = "compiled"  # a file that says that all went well
 # Types are checked elsewhere, strictly: here mypy only has to find them.
 MYPY = ("--namespace-packages", "--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
@@ -111,6 +113,8 @@ def _build(names: list[str]) -> None:
     except ImportError as error:
         raise ConfigurationError(f"mypyc isn't there: {error}", next_step="pip install mypy setuptools") from None
     extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="2", debug_level="0")
+    for extension in extensions:
+        extension.extra_compile_args.append(CALLED_FROM_WITHIN)
     build = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
     build.build_lib, build.build_temp = ".", "build"
     try:

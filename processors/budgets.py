@@ -22,7 +22,7 @@ THRESHOLDS_MAX = 16  # of one budget; each may say something once per metric
 PERCENT_MAX = 1000
 RUNBOOK_URL = "infra/docs/BUDGETS.md#at-the-limit"  # of the alerts that a limit was exceeded
 HALTING = frozenset({"halt", "escalate", "ask_human"})  # what `on_budget_exceeded` says where the run has to stop
-NEVER: Final = 2**64  # no usage is as large
+NEVER: Final = 2**62 - 1  # no usage is as large; compiled code has numbers up to here in registers
 
 Limits = list[int | None]
 NO_LIMITS: Final[Limits] = [None] * len(METRICS)

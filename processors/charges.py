@@ -21,22 +21,21 @@ WASTED: Final = frozenset({"error", "rejected", "cancelled", "timeout", "denied"
 def model_charge(call: ModelCallCompleted, rated: Charge | Unpriced, prices: PriceBook) -> Conclusion:
     """The charge of a model call, or that it has none."""
     if isinstance(rated, Charge):
-        cost, input_cost, output_cost, provider, model, cache_read_cost, cache_write_cost, reasoning_cost = rated
         return _rated(
             call,
             "model",
-            provider=provider,
-            model=model,
+            provider=rated.provider,
+            model=rated.model,
             priced=True,
-            cost=cost,
-            input_cost=input_cost,
-            output_cost=output_cost,
+            cost=rated.cost_nanousd,
+            input_cost=rated.input_cost_nanousd,
+            output_cost=rated.output_cost_nanousd,
             reported_cost=call.reported_cost_nanousd,
             source=prices.source,
             version=prices.version,
-            cache_read_cost=cache_read_cost,
-            cache_write_cost=cache_write_cost,
-            reasoning_cost=reasoning_cost,
+            cache_read_cost=rated.cache_read_cost_nanousd,
+            cache_write_cost=rated.cache_write_cost_nanousd,
+            reasoning_cost=rated.reasoning_cost_nanousd,
             service_tier=cut(call.service_tier),
         )
     return _rated(

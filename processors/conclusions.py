@@ -8,13 +8,7 @@ from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import RUN_BUDGETS, control_key
-from agentledger.schemas.encoding import (
-    LONG,
-    TailEncoder,
-    compile_tail_encoder,
-    encode_long,
-    encode_text,
-)
+from agentledger.schemas.encoding import TailEncoder, compile_tail_encoder, encode_long, encode_text
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -47,8 +41,8 @@ CONCLUDED: tuple[type[Event], ...] = (
 ENVELOPE_FIELDS = 16
 NAME_CHARS_MAX: Final = 1024  # what is copied into each derived event is cut here, so that those always fit their topic
 _ID = b"\x48"  # the size of an id
-_PARENT: Final = b"\x02\x48"  # there is one, and the size of its id
-_NO_CAUSE: Final = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
+PARENT: Final = b"\x02\x48"  # there is one, and the size of its id
+NO_CAUSE: Final = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
 
 
 # A record's own fields: by name, or all of them in its order.
@@ -106,13 +100,15 @@ class ConclusionWriter:
         self._time_us, self._time = 0, b"\x00"
 
     def write(
-        self, conclusions: list[Conclusion], first_seq: int, envelope: RunEnvelope, cause: Event | None, time_us: int
+        self, conclusions: list[Conclusion], first_seq: int, envelope: RunEnvelope, origin: bytes, time_us: int
     ) -> list[DerivedRecord]:
-        """The records of what follows from one event, or from time alone, numbered from `first_seq`, in order."""
+        """The records of what follows from one event, or from time alone, numbered from `first_seq`, in order.
+
+        `origin` is that of the event (`origin_of`), or NO_CAUSE.
+        """
         if time_us != self._time_us:
-            self._time_us, self._time = time_us, LONG[time_us]
-        place = _NO_CAUSE if cause is None else _place_of(cause)
-        begin, middle = envelope.head, b"".join((envelope.run, place, envelope.names, self._time, envelope.labels))
+            self._time_us, self._time = time_us, encode_long(time_us)
+        begin, middle = envelope.head, b"".join((envelope.run, origin, envelope.names, self._time, envelope.labels))
         records = []
         seq = first_seq
         for conclusion in conclusions:
@@ -135,11 +131,11 @@ class ConclusionWriter:
         return found
 
 
-def _place_of(cause: Event) -> bytes:
-    """Step, parent, trace and span of what follows from an event."""
+def origin_of(cause: Event) -> bytes:
+    """Step, parent, trace and span of what follows from an event, as Avro writes them."""
     parts = (
         encode_long(cause.step),
-        _PARENT,
+        PARENT,
         cause.event_id.encode(),
         encode_text(_cut(cause.trace_id)),
         encode_text(_cut(cause.span_id)),

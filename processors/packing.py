@@ -20,7 +20,6 @@ TOMBSTONE = -1
 OVERSIZED: Final = -2
 _ENTRY: Final = struct.Struct(">qqi")
 ENTRY_OVERHEAD_BYTES: Final = _ENTRY.size
-_made: Final = tuple.__new__  # a named tuple in half the time
 
 
 class PackedRecord(NamedTuple):
@@ -43,30 +42,56 @@ def pack(records: Iterable[PackedRecord]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(message: bytes) -> list[PackedRecord]:
-    """The records of a message value, in order. Raises CodecError where the bytes are no packed message."""
-    records: list[PackedRecord] = []
-    if message[:1] != VERSION:
-        raise CodecError(
-            f"packed version {message[:1].hex() or 'missing'} is unknown",
-            next_step="run packer and worker of the same release",
-        )
-    position, end = 1, len(message)
-    offset: int
-    timestamp_ms: int
-    size: int
-    while position < end:
-        if position + ENTRY_OVERHEAD_BYTES > end:
+class Entries:
+    """The records of a message, one after the other: `take_next` brings the next one's fields.
+
+    For who reads very many of them: no object is made for a record but its value.
+    """
+
+    __slots__ = ("_at", "_message", "offset", "oversized", "timestamp_ms", "value")
+
+    def __init__(self, message: bytes) -> None:
+        if message[:1] != VERSION:
+            raise CodecError(
+                f"packed version {message[:1].hex() or 'missing'} is unknown",
+                next_step="run packer and worker of the same release",
+            )
+        self._message = message
+        self._at = 1
+        self.offset = 0
+        self.timestamp_ms = 0
+        self.value: bytes | None = None
+        self.oversized = False
+
+    def take_next(self) -> bool:
+        """False where there is no other. Raises CodecError where the bytes are no packed message."""
+        message, start = self._message, self._at + ENTRY_OVERHEAD_BYTES
+        end = len(message)
+        if start > end:
+            if self._at == end:
+                return False
             raise CodecError("a packed message ends in the middle of an entry")
-        offset, timestamp_ms, size = _ENTRY.unpack_from(message, position)
-        position += ENTRY_OVERHEAD_BYTES
+        offset: int
+        timestamp_ms: int
+        size: int
+        offset, timestamp_ms, size = _ENTRY.unpack_from(message, self._at)
+        self.offset, self.timestamp_ms = offset, timestamp_ms
         if size < 0:
             if size < OVERSIZED:
                 raise CodecError(f"a packed entry has the size {size}")
-            records.append(_made(PackedRecord, (offset, timestamp_ms, None, size == OVERSIZED)))
-            continue
-        start, position = position, position + size
-        if position > end:
+            self.value, self.oversized, self._at = None, size == OVERSIZED, start
+            return True
+        after = start + size
+        if after > end:
             raise CodecError("a packed message ends in the middle of a value")
-        records.append(_made(PackedRecord, (offset, timestamp_ms, message[start:position], False)))
+        self.value, self.oversized, self._at = message[start:after], False, after
+        return True
+
+
+def unpack(message: bytes) -> list[PackedRecord]:
+    """The records of a message value, in order. Raises CodecError where the bytes are no packed message."""
+    records: list[PackedRecord] = []
+    entries = Entries(message)
+    while entries.take_next():
+        records.append(PackedRecord(entries.offset, entries.timestamp_ms, entries.value, entries.oversized))
     return records

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from agentledger.schemas.errors import CodecError
 
 VERSION = 1
@@ -104,8 +106,16 @@ def encode_watermark(source: int, bucket: int) -> bytes:
 
 def encode_partial(source: int, bucket: int, part: int, partial: Partial) -> bytes:
     """The record of one tenant's sums."""
-    body = _to_json(partial_to_list(partial)).encode("utf-8", "surrogatepass")
+    body = json_of(partial_to_list(partial))
     return _HEAD.pack(VERSION, PARTIAL, source, bucket, part) + body
+
+
+def json_of(items: list[Any]) -> bytes:
+    """JSON (UTF-8) of names, sums and sketches."""
+    try:
+        return orjson.dumps(items, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # lone surrogates, and numbers of more than 64 bits, which are wrong, and yet may come
+        return _to_json(items).encode("utf-8", "surrogatepass")
 
 
 def decode_partial(value: bytes) -> Partial:

@@ -25,6 +25,7 @@ from agentledger.processors.partial_records import (
     Partial,
     encode_partial,
     encode_watermark,
+    json_of,
     pair,
     partial_from_list,
     partial_to_list,
@@ -152,9 +153,9 @@ class Partials:
         """The partition's state after its record at this offset: for the changelog, before the runs' states."""
         place = self._open[partition]
         tenants = [partial_to_list(tenant) for tenant in place.tenants.values()]
-        text = json.dumps([place.size, place.until, tenants], separators=(",", ":"), ensure_ascii=False)
-        head = _STATE_HEAD.pack(max(folded_up_to, place.folded_up_to), place.bucket, place.parts, len(text))
-        return STATE_VERSION + head + text.encode("utf-8", "surrogatepass")
+        body = json_of([place.size, place.until, tenants])
+        head = _STATE_HEAD.pack(max(folded_up_to, place.folded_up_to), place.bucket, place.parts, len(body))
+        return STATE_VERSION + head + body
 
     def load(self, partition: int, state: bytes | None) -> None:
         """Go on from a dumped state; None where there is none. Raises CodecError for other bytes."""

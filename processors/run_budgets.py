@@ -15,11 +15,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from agentledger.processors.budgets import (
+    COST,
     HALTING,
     METRICS,
+    MODEL_CALLS,
     NEVER,
     NO_LIMITS,
     RUNBOOK_URL,
+    TOKENS,
+    TOOL_CALLS,
+    TOOL_RETRIES,
     WALL_CLOCK,
     Crossing,
     amount_text,
@@ -163,14 +168,13 @@ def _begun(limit: RunLimit, before: DeclaredLimit | None, used: int) -> Declared
 
 
 def _reaches_line(used: list[int], lines: list[int]) -> bool:
-    cost, tokens, model_calls, tool_calls, clock_ms, retries = used
     return (
-        cost >= lines[0]
-        or tool_calls >= lines[3]
-        or clock_ms >= lines[4]
-        or tokens >= lines[1]
-        or model_calls >= lines[2]
-        or retries >= lines[5]
+        used[COST] >= lines[COST]
+        or used[TOOL_CALLS] >= lines[TOOL_CALLS]
+        or used[WALL_CLOCK] >= lines[WALL_CLOCK]
+        or used[TOKENS] >= lines[TOKENS]
+        or used[MODEL_CALLS] >= lines[MODEL_CALLS]
+        or used[TOOL_RETRIES] >= lines[TOOL_RETRIES]
     )
 
 
@@ -189,21 +193,14 @@ class _Source(NamedTuple):
 def _tell(state: RunState, source: _Source, crossing: Crossing, cause_id: str | None, out: list[Conclusion]) -> None:
     metric, percent, limit, used = crossing
     base, which = state.base_event_id, source.id_parts()
-    fields: dict[str, Any] = {
-        "budget_id": source.budget_id or "run",
-        "scope": "run",
-        "scope_value": state.run_id,
-        "metric": metric,
-        "limit_amount": limit,
-        "used_amount": used,
-        "trigger_event_id": cause_id,
-    }
+    # In the order of both records: by name they take longer.
+    about = (source.budget_id or "run", "run", state.run_id, metric, limit, used, None, None, cause_id)
     if percent is not None:
         event_id = derived_id(base, "BudgetThresholdCrossed", metric, str(percent), *which)
-        out.append(Conclusion(BudgetThresholdCrossed, event_id, fields | {"threshold_percent": percent}))
+        out.append(Conclusion(BudgetThresholdCrossed, event_id, (*about, percent)))
         return
     event_id = derived_id(base, "BudgetExceeded", metric, *which)
-    out.append(Conclusion(BudgetExceeded, event_id, fields | {"on_exceeded": source.on_exceeded}))
+    out.append(Conclusion(BudgetExceeded, event_id, (*about, source.on_exceeded)))
     summary = f"run {_short(state.run_id)} used {amount_text(metric, used)} of {amount_text(metric, limit)}"
     if which:
         summary += f" ({_short(source.budget_id)}, per run)"

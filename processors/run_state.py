@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -25,7 +23,7 @@ from agentledger.processors.budgets import (
     exceeded_bit,
     next_lines,
 )
-from agentledger.processors.rules.memory import RunMemory
+from agentledger.processors.rules.memory import RunFacts, RunMemory
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.identity import UNCOUNTED
 
@@ -159,66 +157,61 @@ class DeclaredLimit(NamedTuple):
         return bool(self.crossed & exceeded_bit(self.thresholds))
 
 
-@dataclass(slots=True, kw_only=True)
-class RunState:
+class RunState(RunFacts):
     """One run as folded up to `last_offset` of its source partition. Money in nano-dollars, times in microseconds.
 
     `used`, `crossed` and `lines` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals
     all. `costs` and `charges` are those of models, tools and people.
     """
 
-    tenant_id: str
-    run_id: str
-    base_event_id: str  # the first event seen: ids of what is said of the run as a whole follow from it
-    last_offset: int
-    last_time_us: int
-    agent_id: str = ""
-    agent_version: str = ""
-    workflow: str = ""
-    environment: str = ""
-    actor: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    parent_run_id: str = ""
-    prompt_version: str = ""
-    policy_version: str = ""
-    started_us: int | None = None
-    thresholds: list[int] = field(default_factory=lambda: THRESHOLDS_PERCENT)
-    limits: Limits = field(default_factory=lambda: [None] * len(METRICS))
-    on_exceeded: str = ""
-    crossed: list[int] = field(default_factory=lambda: [0] * len(METRICS))
-    used: list[int] = field(default_factory=lambda: [0] * len(METRICS))
-    run_status: str = ""
-    finished: bool = False
-    model_calls: int = 0
-    unpriced_model_calls: int = 0
-    tool_calls: int = 0
-    tool_errors: int = 0
-    charges: list[int] = field(default_factory=lambda: [0, 0, 0])
-    costs: list[int] = field(default_factory=lambda: [0, 0, 0])
-    cost_nanousd: int = 0
-    wasted_nanousd: int = 0
-    retry_nanousd: int = 0
-    human_ms: int | None = None
-    reported: int = 0
-    reported_nanousd: int = 0
-    alerts: int = 0  # a bit per metric whose limit is exceeded and told of, until the run ends
-    outcome_event_id: str | None = None
-    outcome_success: bool | None = None
-    stated: list[Any] | None = None
-    revision: int = 0
-    derived_seq: int = 0
-    declared_at: int = NOTHING_DECLARED  # offset of the last declaration that `declared` follows from
-    declared: list[DeclaredLimit] = field(default_factory=list)
-    failing: dict[str, int] = field(default_factory=dict)  # hash of a tool call to how often it failed in a row
-    has_limits: bool = False
-    lines: list[int] = field(default_factory=lambda: [NEVER] * len(METRICS))  # the least usage that crosses one more
-    memory: RunMemory = field(default_factory=RunMemory)  # of the anomaly rules
-    seen: SeenEvents = field(default_factory=SeenEvents)
+    __slots__ = (
+        "actor", "agent_version", "alerts", "base_event_id", "charges", "cost_nanousd", "costs", "crossed", "declared",
+        "declared_at", "derived_seq", "failing", "has_limits", "human_ms", "labels", "last_offset", "limits", "lines",
+        "memory", "on_exceeded", "outcome_event_id", "parent_run_id", "policy_version", "prompt_version", "reported",
+        "reported_nanousd", "retry_nanousd", "revision", "seen", "stated", "thresholds", "tool_errors",
+        "unpriced_model_calls", "used", "wasted_nanousd",
+    )  # fmt: skip
+
+    def __init__(self, tenant_id: str, run_id: str, *, base_event_id: str, last_offset: int, last_time_us: int) -> None:
+        super().__init__(tenant_id, run_id, last_time_us)
+        self.base_event_id = base_event_id  # the first event seen: ids of what is said of the run follow from it
+        self.last_offset = last_offset
+        self.agent_version = ""
+        self.actor = ""
+        self.labels: dict[str, str] = {}
+        self.parent_run_id = ""
+        self.prompt_version = ""
+        self.policy_version = ""
+        self.thresholds: list[int] = THRESHOLDS_PERCENT
+        self.limits: Limits = [None] * len(METRICS)
+        self.on_exceeded = ""
+        self.crossed = [0] * len(METRICS)
+        self.used = [0] * len(METRICS)
+        self.unpriced_model_calls = 0
+        self.tool_errors = 0
+        self.charges = [0, 0, 0]
+        self.costs = [0, 0, 0]
+        self.cost_nanousd = 0
+        self.wasted_nanousd = 0
+        self.retry_nanousd = 0
+        self.human_ms: int | None = None
+        self.reported = 0
+        self.reported_nanousd = 0
+        self.alerts = 0  # a bit per metric whose limit is exceeded and told of, until the run ends
+        self.outcome_event_id: str | None = None
+        self.stated: list[Any] | None = None
+        self.revision = 0
+        self.derived_seq = 0
+        self.declared_at = NOTHING_DECLARED  # offset of the last declaration that `declared` follows from
+        self.declared: list[DeclaredLimit] = []
+        self.failing: dict[str, int] = {}  # hash of a tool call to how often it failed in a row
+        self.has_limits = False
+        self.lines = [NEVER] * len(METRICS)  # the least usage that crosses one more
+        self.memory = RunMemory()  # of the anomaly rules
+        self.seen = SeenEvents()
 
 
 _to_ascii_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_PLAIN = tuple(entry.name for entry in fields(RunState) if entry.name not in {"has_limits", "lines", "memory", "seen"})
-_plain_of = attrgetter(*_PLAIN)
 
 
 def encode_state(state: RunState, deadline_us: int) -> bytes:
@@ -227,8 +220,21 @@ def encode_state(state: RunState, deadline_us: int) -> bytes:
     The JSON has the fields, what the rules remember, and the marks. `deadline_us` is when the run has to be looked at.
     """
     head, ids = state.seen.dump()
-    text = _to_json([*_plain_of(state), state.memory.dump(), head])
+    text = _to_json([*_plain_values(state), state.memory.dump(), head])
     return b"".join((STATE_VERSION, _HEAD.pack(state.last_offset, deadline_us, len(text)), text, ids))
+
+
+def _plain_values(state: RunState) -> list[Any]:
+    return [
+        state.tenant_id, state.run_id, state.base_event_id, state.last_offset, state.last_time_us, state.agent_id,
+        state.agent_version, state.workflow, state.environment, state.actor, state.labels, state.parent_run_id,
+        state.prompt_version, state.policy_version, state.started_us, state.thresholds, state.limits,
+        state.on_exceeded, state.crossed, state.used, state.run_status, state.finished, state.model_calls,
+        state.unpriced_model_calls, state.tool_calls, state.tool_errors, state.charges, state.costs,
+        state.cost_nanousd, state.wasted_nanousd, state.retry_nanousd, state.human_ms, state.reported,
+        state.reported_nanousd, state.alerts, state.outcome_event_id, state.outcome_success, state.stated,
+        state.revision, state.derived_seq, state.declared_at, state.declared, state.failing,
+    ]  # fmt: skip
 
 
 def _to_json(values: list[Any]) -> bytes:
@@ -259,10 +265,20 @@ def decode_state(value: bytes) -> RunState:
     start = 1 + _HEAD.size
     end = start + _HEAD.unpack_from(value, 1)[2]
     *values, memory, head = json.loads(value[start:end])
-    plain = dict(zip(_PLAIN, values, strict=True))
-    state = RunState(**plain, memory=RunMemory.load(memory), seen=SeenEvents.load(head, value[end:]))
+    state = RunState("", "", base_event_id="", last_offset=-1, last_time_us=0)
+    (
+        state.tenant_id, state.run_id, state.base_event_id, state.last_offset, state.last_time_us, state.agent_id,
+        state.agent_version, state.workflow, state.environment, state.actor, state.labels, state.parent_run_id,
+        state.prompt_version, state.policy_version, state.started_us, state.thresholds, state.limits,
+        state.on_exceeded, state.crossed, state.used, state.run_status, state.finished, state.model_calls,
+        state.unpriced_model_calls, state.tool_calls, state.tool_errors, state.charges, state.costs,
+        state.cost_nanousd, state.wasted_nanousd, state.retry_nanousd, state.human_ms, state.reported,
+        state.reported_nanousd, state.alerts, state.outcome_event_id, state.outcome_success, state.stated,
+        state.revision, state.derived_seq, state.declared_at, declared, state.failing,
+    ) = values  # fmt: skip
+    state.memory, state.seen = RunMemory.load(memory), SeenEvents.load(head, value[end:])
+    state.declared = [DeclaredLimit(*limit) for limit in declared]
     state.lines = next_lines(state.limits, state.crossed, state.thresholds)
-    state.declared = [DeclaredLimit(*limit) for limit in plain["declared"]]
     state.has_limits = state.limits != NO_LIMITS or bool(state.declared)
     return state
 

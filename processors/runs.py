@@ -19,8 +19,7 @@ Decisions that hold here:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentledger.processors.budgets import (
     COST,
@@ -76,31 +75,40 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}
 
 
 class Entry:
-    """An event with its place in the source partition and the broker's append time (microseconds)."""
+    """An event with its place in the source partition and the broker's append time (microseconds).
 
-    __slots__ = ("event", "ledger_time_us", "offset")
+    `tail` is the `id_tail` of its id, where known, `value` its bytes, unless the codec read them. Folding it in notes
+    what else it says of a call: `cost_nanousd` (ours; None without a price), `unpriced_reason` and `unpriced_model`
+    (empty unless the missing price is worth an alert).
+    """
 
-    def __init__(self, offset: int, ledger_time_us: int, event: Event) -> None:
+    __slots__ = (
+        "cost_nanousd", "event", "ledger_time_us", "offset", "tail", "unpriced_model", "unpriced_reason", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self, offset: int, ledger_time_us: int, event: Event, tail: str = "", value: bytes | None = None
+    ) -> None:
         self.offset = offset
         self.ledger_time_us = ledger_time_us
         self.event = event
+        self.tail = tail
+        self.value = value
+        self.cost_nanousd: int | None = None
+        self.unpriced_reason = ""
+        self.unpriced_model = ""
 
 
-class Basis(NamedTuple):
+class Basis:
     """What conclusions rest on beside the log."""
 
-    prices: PriceBook
-    rules: RunRules
-    normals: Normals
-    budgets: RunBudgetBook
+    __slots__ = ("budgets", "normals", "prices", "rules")
 
-
-# What one event of a run gave: conclusions, and the model of a call whose missing price is worth an alert, else "".
-Counted = tuple[list[Conclusion], str]
-# What the anomaly rules are told of a model call: our cost, why there is no price where that is worth an alert, and the
-# model then. Plain tuples, as there is one of each for every event.
-_Call = tuple[int | None, str, str]
-_NO_CALL: Final[_Call] = (None, "", "")
+    def __init__(self, prices: PriceBook, rules: RunRules, normals: Normals, budgets: RunBudgetBook) -> None:
+        self.prices = prices
+        self.rules = rules
+        self.normals = normals
+        self.budgets = budgets
 
 
 def is_foldable(event: Event) -> bool:
@@ -116,8 +124,8 @@ def new_state(entry: Entry) -> RunState:
     """The run before its first event."""
     event = entry.event
     state = RunState(
-        tenant_id=event.tenant_id,
-        run_id=event.run_id,
+        event.tenant_id,
+        event.run_id,
         base_event_id=event.event_id,
         last_offset=-1,
         last_time_us=entry.ledger_time_us,
@@ -126,28 +134,26 @@ def new_state(entry: Entry) -> RunState:
     return state
 
 
-def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
+def fold(state: RunState, entry: Entry, basis: Basis) -> list[Conclusion] | None:
     """Fold the entry into its run, which is changed; what follows from it, in order. None where it doesn't count.
 
     The event must be `is_foldable`.
     """
-    offset, ledger_time_us, event = entry.offset, entry.ledger_time_us, entry.event
+    offset, event = entry.offset, entry.event
     if offset <= state.last_offset:
         return None
     state.last_offset = offset
-    if ledger_time_us > state.last_time_us:  # noqa: PLR1730 - max() takes five times as long
-        state.last_time_us = ledger_time_us
-    if not state.seen.add(id_tail(event.event_id), event.producer_id, event.producer_seq):
+    if entry.ledger_time_us > state.last_time_us:  # noqa: PLR1730 - max() takes five times as long
+        state.last_time_us = entry.ledger_time_us
+    if not state.seen.add(entry.tail or id_tail(event.event_id), event.producer_id, event.producer_seq):
         return None
     out: list[Conclusion] = []
-    call = _NO_CALL
+    _take_in(state, entry, basis.prices, out)
     kind = type(event)
-    take = _TAKES.get(kind)
-    if take is not None:
-        call = take(state, entry, basis.prices, out) or _NO_CALL
     if state.started_us is not None and not state.finished and kind is not OutcomeRecorded:
         state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
-    if basis.budgets.changed.get(state.tenant_id, NOTHING_DECLARED) > state.declared_at and not state.finished:
+    changed = basis.budgets.changed
+    if changed and changed.get(state.tenant_id, NOTHING_DECLARED) > state.declared_at and not state.finished:
         take_declared(state, basis.budgets, offset, out)
     if state.has_limits:
         cross_lines(state, state.used, event.event_id, out)
@@ -161,15 +167,31 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> Counted | None:
         event,
         offset=offset,
         normals=basis.normals,
-        cost_nanousd=call[0],
-        unpriced_reason=call[1],
+        cost_nanousd=entry.cost_nanousd,
+        unpriced_reason=entry.unpriced_reason,
     )
     if said:
         out += conclusions_of(state, said)
     if state.outcome_event_id is not None:
         _state_outcome(state, out)
     state.derived_seq += len(out)
-    return out, call[2]
+    return out
+
+
+def _take_in(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> None:
+    """Count what the event says into the run."""
+    event = entry.event
+    kind = type(event)
+    if kind is ModelCallCompleted:
+        _fold_model_call(state, entry, event, prices, out)  # type: ignore[arg-type]
+    elif kind is ToolCallCompleted:
+        _fold_tool_call(state, entry, event, prices, out)  # type: ignore[arg-type]
+    elif kind is RunStarted:
+        _fold_start(state, event)  # type: ignore[arg-type]
+    elif kind is OutcomeRecorded:
+        state.outcome_event_id, state.outcome_success = event.event_id, event.success  # type: ignore[attr-defined]
+    elif kind is ApprovalDecided:
+        _fold_approval(state, entry, event, prices, out)  # type: ignore[arg-type]
 
 
 def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]:
@@ -197,8 +219,7 @@ def _take_context(state: RunState, event: Event) -> None:
     state.labels = _few_labels(event.labels)
 
 
-def _fold_start(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Conclusion]) -> None:
-    event: RunStarted = entry.event  # type: ignore[assignment]
+def _fold_start(state: RunState, event: RunStarted) -> None:
     if state.started_us is not None:
         return
     state.started_us = state.last_time_us
@@ -213,13 +234,9 @@ def _fold_start(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Co
     _take_context(state, event)
 
 
-def _fold_outcome(state: RunState, entry: Entry, _prices: PriceBook, _out: list[Conclusion]) -> None:
-    event: OutcomeRecorded = entry.event  # type: ignore[assignment]
-    state.outcome_event_id, state.outcome_success = event.event_id, event.success
-
-
-def _fold_model_call(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> _Call:
-    call: ModelCallCompleted = entry.event  # type: ignore[assignment]
+def _fold_model_call(
+    state: RunState, entry: Entry, call: ModelCallCompleted, prices: PriceBook, out: list[Conclusion]
+) -> None:
     rated = rate_model_call(call, prices, entry.ledger_time_us)
     reported = call.reported_cost_nanousd
     state.model_calls += 1
@@ -233,15 +250,15 @@ def _fold_model_call(state: RunState, entry: Entry, prices: PriceBook, out: list
         if call.requestor != "user":
             used[COST] = clamped(used[COST] + cost)
             _use_tokens(used, call)
-        return cost, "", ""
+        entry.cost_nanousd = cost
+        return
     state.unpriced_model_calls += 1
     if call.requestor != "user":
         used[COST] = clamped(used[COST] + (reported or 0))
         _use_tokens(used, call)
     # A call that failed before there was any usage cost nothing anyone knows of: no alarm for those.
-    if rated.reason == "no_usage" and (call.status != "ok" or reported is not None):
-        return _NO_CALL
-    return None, rated.reason, call.requested_model or call.answered_model
+    if rated.reason != "no_usage" or (call.status == "ok" and reported is None):
+        entry.unpriced_reason, entry.unpriced_model = rated.reason, call.requested_model or call.answered_model
 
 
 def _use_tokens(used: list[int], call: ModelCallCompleted) -> None:
@@ -254,8 +271,9 @@ def _use_tokens(used: list[int], call: ModelCallCompleted) -> None:
         used[TOKENS] = clamped(used[TOKENS] + tokens)
 
 
-def _fold_tool_call(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> None:
-    call: ToolCallCompleted = entry.event  # type: ignore[assignment]
+def _fold_tool_call(
+    state: RunState, entry: Entry, call: ToolCallCompleted, prices: PriceBook, out: list[Conclusion]
+) -> None:
     state.tool_calls += 1
     if call.status in _TOOL_ERRORS:
         state.tool_errors += 1
@@ -276,8 +294,9 @@ def _fold_tool_call(state: RunState, entry: Entry, prices: PriceBook, out: list[
             state.used[COST] = clamped(state.used[COST] + cost)
 
 
-def _fold_approval(state: RunState, entry: Entry, prices: PriceBook, out: list[Conclusion]) -> None:
-    decided: ApprovalDecided = entry.event  # type: ignore[assignment]
+def _fold_approval(
+    state: RunState, entry: Entry, decided: ApprovalDecided, prices: PriceBook, out: list[Conclusion]
+) -> None:
     if decided.human_ms is None or decided.human_ms < 0:
         return
     state.human_ms = clamped((state.human_ms or 0) + decided.human_ms)
@@ -288,44 +307,34 @@ def _fold_approval(state: RunState, entry: Entry, prices: PriceBook, out: list[C
         add_charge(state, HUMAN, cost, status="", attempt=1)
 
 
-_TAKES: Final[dict[type[Event], Callable[[RunState, Entry, PriceBook, list[Conclusion]], _Call | None]]] = {
-    ApprovalDecided: _fold_approval,
-    ModelCallCompleted: _fold_model_call,
-    OutcomeRecorded: _fold_outcome,
-    RunStarted: _fold_start,
-    ToolCallCompleted: _fold_tool_call,
-}
-
-
 def _state_outcome(state: RunState, out: list[Conclusion]) -> None:
     charged = any(state.charges)
-    facts: dict[str, Any] = {
-        "outcome_event_id": state.outcome_event_id,
-        "success": state.outcome_success,
-        "run_status": state.run_status,
-        "cost_nanousd": state.cost_nanousd if charged else None,
-        "reported_cost_nanousd": state.reported_nanousd if state.reported else None,
-        "model_calls": state.model_calls,
-        "unpriced_model_calls": state.unpriced_model_calls,
-        "tool_calls": state.tool_calls,
-        "tool_errors": state.tool_errors,
-        "model_cost_nanousd": state.costs[MODEL] if state.charges[MODEL] else None,
-        "tool_cost_nanousd": state.costs[TOOL] if state.charges[TOOL] else None,
-        "human_cost_nanousd": state.costs[HUMAN] if state.charges[HUMAN] else None,
-        "wasted_cost_nanousd": state.wasted_nanousd if charged else None,
-        "retry_cost_nanousd": state.retry_nanousd if charged else None,
-        "human_ms": state.human_ms,
-        "parent_run_id": state.parent_run_id,
-        "prompt_version": state.prompt_version,
-        "policy_version": state.policy_version,
-    }
-    stated = list(facts.values())
-    if stated == state.stated:
+    facts: list[Any] = [  # as in OutcomeCosted, which has the revision after the third
+        state.outcome_event_id,
+        state.outcome_success,
+        state.run_status,
+        state.cost_nanousd if charged else None,
+        state.reported_nanousd if state.reported else None,
+        state.model_calls,
+        state.unpriced_model_calls,
+        state.tool_calls,
+        state.tool_errors,
+        state.costs[MODEL] if state.charges[MODEL] else None,
+        state.costs[TOOL] if state.charges[TOOL] else None,
+        state.costs[HUMAN] if state.charges[HUMAN] else None,
+        state.wasted_nanousd if charged else None,
+        state.retry_nanousd if charged else None,
+        state.human_ms,
+        state.parent_run_id,
+        state.prompt_version,
+        state.policy_version,
+    ]
+    if facts == state.stated:
         return
-    state.stated = stated
+    state.stated = facts
     state.revision += 1
     event_id = derived_id(state.base_event_id, "OutcomeCosted", str(state.revision))
-    out.append(Conclusion(OutcomeCosted, event_id, facts | {"revision": state.revision}))
+    out.append(Conclusion(OutcomeCosted, event_id, (*facts[:3], state.revision, *facts[3:])))
 
 
 def _add_reported(state: RunState, cost_nanousd: int) -> None:

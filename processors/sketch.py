@@ -32,9 +32,9 @@ def value_of(slot: int) -> int:
     return low + (1 << bits) // 2
 
 
-def merge(into: Sketch, other: Mapping[int, int] | Iterable[tuple[int, int]]) -> None:
+def merge(into: Sketch, other: Sketch | Iterable[tuple[int, int]]) -> None:
     """Add the counts of another sketch."""
-    for slot, count in other.items() if isinstance(other, Mapping) else other:
+    for slot, count in other.items() if isinstance(other, dict) else other:
         into[slot] = into.get(slot, 0) + count
 
 

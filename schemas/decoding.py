@@ -19,16 +19,12 @@ from agentledger.schemas.errors import SchemaError
 from agentledger.schemas.events import Event
 from agentledger.schemas.written import define
 
-# (bytes, position of the first field to read, memo) -> the event, with the wanted fields alone.
-Reader = Callable[[bytes, int, "Memo"], Any]
+# (bytes, position of the first field to read, memo, event): the event gets the wanted fields, and keeps its others.
+Reader = Callable[[bytes, int, "Memo", Any], None]
 Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read last, and what they say
 
 _NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
 DOUBLE: Final = struct.Struct("<d").unpack_from
-# The size of a text, of one byte or two, to the bytes of both. None where there is no such size: adding it raises.
-STEP: Final[list[int]] = [None if size & 1 else 1 + (size >> 1) for size in range(128)]  # type: ignore[misc]
-STEP_2: Final[list[int]] = [None if size & 1 else 2 + (size >> 1) for size in range(1 << 14)]  # type: ignore[misc]
-LONG: Final = [(rest >> 1) ^ -(rest & 1) for rest in range(1 << 14)]
 
 
 class UnusualError(ValueError):
@@ -86,14 +82,11 @@ def read_map(value: bytes, at: int) -> tuple[dict[str, str], int]:
 
 
 _HEADER = """\
-from agentledger.schemas.decoding import (
-    DOUBLE, LONG, STEP, STEP_2, Memo, UnusualError, read_long, read_map, read_texts, text_end,
-)
+from agentledger.schemas.decoding import DOUBLE, Memo, UnusualError, read_long, read_map, read_texts, text_end
 from agentledger.schemas.events import {kind}
 
 
-def read(value: bytes, at: int, memo: Memo) -> {kind}:
-    event = {kind}.__new__({kind})
+def read(value: bytes, at: int, memo: Memo, event: {kind}) -> None:
 """
 
 
@@ -105,7 +98,7 @@ def new_memo(repeated: Sequence[Collection[str]]) -> Memo:
 def compile_reader(
     schema: Schema, kind: type[Event], first: int, wanted: Collection[str], repeated: Sequence[Collection[str]] = ()
 ) -> Reader:
-    """A reader of the fields from number `first` on. The event that it makes has no other attributes.
+    """A reader of the fields from number `first` on, into an event of this kind.
 
     `repeated` names parts that are often the same in one event as in the one before that is read with the same memo: a
     map, or texts that follow each other. Parts that this record doesn't have are passed over.
@@ -134,7 +127,7 @@ def reader_source(
             lines += _field_lines(fields[0]["type"], f"event.{fields[0]['name']}", fields[0]["name"] in wanted)
         else:
             lines += _repeated_lines(fields, part, wanted)
-    lines += ["if at != len(value):", "    raise UnusualError('bytes are missing or left over')", "return event"]
+    lines += ["if at != len(value):", "    raise UnusualError('bytes are missing or left over')"]
     return _HEADER.format(kind=kind.__name__) + "".join(f"    {line}\n" for line in lines)
 
 
@@ -199,13 +192,12 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
 
 
 def _text_lines(target: str, wanted: bool) -> list[str]:
+    """A text whose size has one byte; of others a function finds the end. A size that isn't even is below 0."""
     if not wanted:
         return [
             "size = value[at]",
-            "if size < 128:",
-            "    at += STEP[size]",
-            "elif value[at + 1] < 128:",
-            "    at += STEP_2[(size & 127) | (value[at + 1] << 7)]",
+            "if size < 128 and not size & 1:",
+            "    at += 1 + (size >> 1)",
             "else:",
             "    at = text_end(value, at)[1]",
         ]
@@ -214,16 +206,12 @@ def _text_lines(target: str, wanted: bool) -> list[str]:
         "if size == 0:",
         f"    {target} = ''",
         "    at += 1",
-        "elif size < 128:",
-        "    end = at + STEP[size]",
-        f"    {target} = value[at + 1:end].decode()",
-        "    at = end",
-        "elif value[at + 1] < 128:",
-        "    end = at + STEP_2[(size & 127) | (value[at + 1] << 7)]",
-        f"    {target} = value[at + 2:end].decode()",
-        "    at = end",
         "else:",
-        "    start, at = text_end(value, at)",
+        "    start = at + 1",
+        "    if size < 128 and not size & 1:",
+        "        at = start + (size >> 1)",
+        "    else:",
+        "        start, at = text_end(value, at)",
         f"    {target} = value[start:at].decode()",
     ]
 
@@ -251,10 +239,11 @@ def _long_lines(target: str, wanted: bool) -> list[str]:
     return [
         "size = value[at]",
         "if size < 128:",
-        f"    {target} = LONG[size]",
+        f"    {target} = (size >> 1) ^ -(size & 1)",
         "    at += 1",
         "elif value[at + 1] < 128:",
-        f"    {target} = LONG[(size & 127) | (value[at + 1] << 7)]",
+        "    size = (size & 127) | (value[at + 1] << 7)",
+        f"    {target} = (size >> 1) ^ -(size & 1)",
         "    at += 2",
         "else:",
         f"    {target}, at = read_long(value, at)",

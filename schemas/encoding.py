@@ -71,12 +71,9 @@ def encode_long(number: int) -> bytes:
         return END[number << 1]
     if 8192 <= number < 1 << 27:
         return MORE[(number << 1) & 16383] + END[number >> 13]
+    if 1 << 27 <= number < 1 << 61:
+        return MORE[(number << 1) & 16383] + MORE[number >> 13 & 16383] + HIGH[number >> 27]
     return LONG[number]
-
-
-def encode_optional_long(number: int | None) -> bytes:
-    """A number, or that there is none, as Avro writes it."""
-    return b"\x00" if number is None else b"\x02" + encode_long(number)
 
 
 def encode_text(text: str) -> bytes:
@@ -126,9 +123,7 @@ from agentledger.schemas.encoding import DOUBLE, END, HIGH, LONG, MORE, TEXT, en
 
 """
 _TAIL_HEADER = """\
-from agentledger.schemas.encoding import (
-    DOUBLE, encode_long, encode_map, encode_optional_long, encode_text, encode_texts,
-)
+from agentledger.schemas.encoding import DOUBLE, TEXT, encode_long, encode_map, encode_text, encode_texts
 
 
 """
@@ -197,18 +192,19 @@ def tail_encoder_source(schema: Schema, first: int) -> str:
         default = f" = {field['default']!r}" if "default" in field else ""
         annotation, encoded = _tail_part(field["type"], name)
         names.append(f"{name}: {annotation}{default}")
-        parts.append(encoded)
+        parts += encoded
     return _TAIL_HEADER + _function(", ".join(names), [], parts)
 
 
-def _tail_part(avro_type: Any, value: str) -> tuple[str, str]:
-    """The type of a field in Python, and the expression that encodes it."""
+def _tail_part(avro_type: Any, value: str) -> tuple[str, list[str]]:
+    """The type of a field in Python, and the expressions that encode it."""
     kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
     if isinstance(kind, list):
-        annotation, encoded = _tail_part(kind[1], value)
-        if annotation == "int":
-            return "int | None", f"encode_optional_long({value})"
-        return f"{annotation} | None", f"b'\\x00' if {value} is None else b'\\x02' + {encoded}"
+        annotation, [encoded] = _tail_part(kind[1], value)
+        mark = f"b'\\x00' if {value} is None else b'\\x02'"
+        return f"{annotation} | None", [mark, f"b'' if {value} is None else {encoded}"]
+    if kind == "string" and not value.endswith(_UNIQUE):
+        return "str", [f"TEXT[{value}]"]
     found = {
         "string": ("str", f"encode_text({value})"),
         "long": ("int", f"encode_long({value})"),
@@ -219,7 +215,8 @@ def _tail_part(avro_type: Any, value: str) -> tuple[str, str]:
     }.get(kind)
     if found is None:
         raise SchemaError(f"no encoder for the Avro type {kind!r}", next_step="add it to encoding.py, with its test")
-    return found
+    annotation, encoded = found
+    return annotation, [encoded]
 
 
 def _function(parameters: str, lines: list[str], parts: list[str]) -> str:

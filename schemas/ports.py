@@ -46,20 +46,49 @@ class TokenUsage(NamedTuple):
     reasoning_tokens: int = 0
 
 
-class Charge(NamedTuple):
+class Charge:
     """What a call costs, in nano-dollars; input and output share add up to the whole. Names are the price book's.
 
     The shares of cache reads and writes are parts of the input share, that of reasoning is a part of the output share.
     """
 
-    cost_nanousd: int
-    input_cost_nanousd: int
-    output_cost_nanousd: int
-    provider: str
-    model: str
-    cache_read_cost_nanousd: int = 0
-    cache_write_cost_nanousd: int = 0
-    reasoning_cost_nanousd: int = 0
+    __slots__ = (
+        "cache_read_cost_nanousd", "cache_write_cost_nanousd", "cost_nanousd", "input_cost_nanousd", "model",
+        "output_cost_nanousd", "provider", "reasoning_cost_nanousd",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        provider: str,
+        model: str,
+        *,
+        cost_nanousd: int,
+        input_cost_nanousd: int,
+        output_cost_nanousd: int,
+        cache_read_cost_nanousd: int = 0,
+        cache_write_cost_nanousd: int = 0,
+        reasoning_cost_nanousd: int = 0,
+    ) -> None:
+        self.provider = provider
+        self.model = model
+        self.cost_nanousd = cost_nanousd
+        self.input_cost_nanousd = input_cost_nanousd
+        self.output_cost_nanousd = output_cost_nanousd
+        self.cache_read_cost_nanousd = cache_read_cost_nanousd
+        self.cache_write_cost_nanousd = cache_write_cost_nanousd
+        self.reasoning_cost_nanousd = reasoning_cost_nanousd
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Charge) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts())
+
+    def _facts(self) -> tuple[str | int, ...]:
+        return (
+            self.provider, self.model, self.cost_nanousd, self.input_cost_nanousd, self.output_cost_nanousd,
+            self.cache_read_cost_nanousd, self.cache_write_cost_nanousd, self.reasoning_cost_nanousd,
+        )  # fmt: skip
 
 
 class Tariff(NamedTuple):

@@ -47,7 +47,7 @@ class GenaiPriceBook:
         self._find = lru_cache(LOOKUPS_MAX)(self._look_up)  # a bound, as names come from outside
         self._tariffs: dict[tuple[int, ...], Tariff] = {}
         # Per provider, model and tier: a tariff that is the same at any time and for any size of the prompt.
-        self._constant: dict[tuple[str, str, str], tuple[Tariff, str, str] | None] = {}
+        self._constant: dict[tuple[str, str, str], _Priced] = {}
 
     def rate(
         self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
@@ -64,7 +64,7 @@ class GenaiPriceBook:
         names = provider, model, service_tier
         known = self._constant.get(names)
         if known is not None:
-            return charge_by(known[0], usage, known[1], known[2])
+            return known.charge(*usage)
         found = self._find(provider, model)
         if found is None:
             return UNKNOWN_MODEL
@@ -78,8 +78,21 @@ class GenaiPriceBook:
         if _is_constant(book_provider, book_model, tier):
             if len(self._constant) >= LOOKUPS_MAX:
                 self._constant.clear()
-            self._constant[names] = tariff, book_provider.id, book_model.id
+            self._constant[names] = _Priced(tariff, book_provider.id, book_model.id)
         return charge_by(tariff, usage, book_provider.id, book_model.id)
+
+    def rate_at_once(self, call: ModelCallCompleted) -> Charge | None:
+        """What `rate_model_call` gives, where a price that never changes is known already; else None."""
+        asked = call.requested_model
+        known = self._constant.get((call.provider, call.answered_model or asked, call.service_tier))
+        if known is None or not has_usage(call) or FINE_TUNED in asked:
+            return None
+        plain, read, written = call.input_tokens or 0, call.cache_read_tokens or 0, call.cache_write_tokens or 0
+        answered, thought = call.output_tokens or 0, call.reasoning_tokens or 0
+        if plain < 0 or read < 0 or written < 0 or answered < 0 or thought < 0:
+            return None
+        rated = known.charge(plain, read, written, answered, thought)
+        return rated if isinstance(rated, Charge) else None
 
     def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
         """Every price of the model at that time, by tier and size of the prompt; empty where it has none."""
@@ -138,37 +151,60 @@ class GenaiPriceBook:
 
 def charge_by(tariff: Tariff, usage: TokenUsage, provider: str, model: str) -> Charge | Unpriced:
     """The charge for this usage: the whole is rounded once, half to even, and its shares add up to it."""
-    plain, read, written, answered, thought = usage
-    input_price, read_price, write_price, output_price, reasoning_price, request_price = tariff
-    cache_read = read * read_price if read else 0  # products of large numbers are dear where they are compiled
-    cache_write = written * write_price if written else 0
-    reasoning = thought * reasoning_price if thought else 0
-    money_out = answered * output_price + reasoning
-    money_in = plain * input_price + cache_read + cache_write + request_price
-    total = _rounded(money_in + money_out)
-    if total > NANOUSD_MAX:
-        return INVALID_USAGE
-    output = _lesser(_rounded(money_out), total)
-    input_share = total - output
-    read_share = _lesser(_rounded(cache_read), input_share)
-    write_share = _lesser(_rounded(cache_write), input_share - read_share)
-    reasoning_share = _lesser(_rounded(reasoning), output)
-    shares = (total, input_share, output, provider, model, read_share, write_share, reasoning_share)
-    return tuple.__new__(Charge, shares)  # by its name it takes twice as long
+    return _Priced(tariff, provider, model).charge(*usage)
+
+
+class _Priced:
+    """A tariff under the names that the price book has for the model."""
+
+    __slots__ = ("_input", "_model", "_output", "_provider", "_read", "_reasoning", "_request", "_write")
+
+    def __init__(self, tariff: Tariff, provider: str, model: str) -> None:
+        self._provider = provider
+        self._model = model
+        self._input, self._read, self._write, self._output, self._reasoning, self._request = tariff
+
+    def charge(self, plain: int, read: int, written: int, answered: int, thought: int) -> Charge | Unpriced:
+        """The charge for so many tokens, in the order of TokenUsage: see `charge_by`."""
+        cache_read = _product(read, self._read)
+        cache_write = _product(written, self._write)
+        reasoning = _product(thought, self._reasoning)
+        money_out = _product(answered, self._output) + reasoning
+        money_in = _product(plain, self._input) + cache_read + cache_write + self._request
+        total = _rounded(money_in + money_out)
+        if total > NANOUSD_MAX:
+            return INVALID_USAGE
+        output = _lesser(_rounded(money_out), total)
+        input_share = total - output
+        read_share = _lesser(_rounded(cache_read), input_share)
+        return Charge(
+            self._provider,
+            self._model,
+            cost_nanousd=total,
+            input_cost_nanousd=input_share,
+            output_cost_nanousd=output,
+            cache_read_cost_nanousd=read_share,
+            cache_write_cost_nanousd=_lesser(_rounded(cache_write), input_share - read_share),
+            reasoning_cost_nanousd=_lesser(_rounded(reasoning), output),
+        )
 
 
 def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
     """The call's usage; None where the provider gave none."""
-    if call.input_tokens is None and call.output_tokens is None and call.cache_read_tokens is None:
+    if not has_usage(call):
         return None
-    counts = (
+    return TokenUsage(
         call.input_tokens or 0,
         call.cache_read_tokens or 0,
         call.cache_write_tokens or 0,
         call.output_tokens or 0,
         call.reasoning_tokens or 0,
     )
-    return tuple.__new__(TokenUsage, counts)  # by its name it takes twice as long
+
+
+def has_usage(call: ModelCallCompleted) -> bool:
+    """False where the provider gave no usage."""
+    return call.input_tokens is not None or call.output_tokens is not None or call.cache_read_tokens is not None
 
 
 def rate_model_call(
@@ -180,6 +216,10 @@ def rate_model_call(
     earlier, as nothing is recorded before it happened. A tuned model is only ever rated by its own name: some gateways
     answer with the name of its base.
     """
+    if isinstance(prices, GenaiPriceBook):
+        charge = prices.rate_at_once(call)
+        if charge is not None:
+            return charge
     usage = usage_of(call)
     at_us = priced_at(call.occurred_at, ledger_time_us)
     asked, answered = call.requested_model, call.answered_model
@@ -317,6 +357,13 @@ def _rounded(amount: int) -> int:
         return 0
     whole, rest = amount // SCALE, amount % SCALE
     return whole + (rest * 2 > SCALE or (rest * 2 == SCALE and whole % 2 == 1))
+
+
+def _product(tokens: int, price: int) -> int:
+    """Their product. The price in halves: compiled code computes products of small numbers quickly."""
+    if not tokens or not price:
+        return 0
+    return ((tokens * (price >> 24)) << 24) + tokens * (price & 0xFFFFFF)
 
 
 def _lesser(one: int, other: int) -> int:

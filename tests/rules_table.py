@@ -17,9 +17,9 @@ from agentledger.infra.replay_stages import SpilledStates
 from agentledger.processors.rule_trial import Firing, RuleTrial
 from agentledger.processors.rules.judgements import steps_limit
 from agentledger.processors.rules.loading import default_rules
+from agentledger.processors.rules.memory import RunFacts
 from agentledger.processors.rules.models import StepCount
 from agentledger.processors.rules.normals import EPOCH_US, Normals
-from agentledger.processors.run_state import RunState
 from agentledger.producers.importers import import_files
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import Event, RunStarted
@@ -133,7 +133,8 @@ def _named_in_order(rule: StepCount, runs: Sequence[Recorded], rng: random.Rando
     Those that went in circles by the files have the other sign that the rule asks for while few runs are known.
     """
     normals = Normals()
-    facts = RunState(tenant_id="t", run_id="r", base_event_id="", last_offset=-1, last_time_us=0, workflow="w")
+    facts = RunFacts("t", "r", 0)
+    facts.workflow = "w"
     for offset, run in enumerate(rng.sample(runs, len(runs))):
         facts.last_time_us = 2 * offset * EPOCH_US
         is_known = normals.of(facts.last_time_us, "t", "w").runs >= rule.min_volume

@@ -46,7 +46,14 @@ class FixedPriceBook:
             return Unpriced("invalid_usage")
         _, cache_read, cache_write, _, reasoning = amounts
         return Charge(
-            sum(amounts), sum(amounts[:3]), sum(amounts[3:]), provider, model, cache_read, cache_write, reasoning
+            provider,
+            model,
+            cost_nanousd=sum(amounts),
+            input_cost_nanousd=sum(amounts[:3]),
+            output_cost_nanousd=sum(amounts[3:]),
+            cache_read_cost_nanousd=cache_read,
+            cache_write_cost_nanousd=cache_write,
+            reasoning_cost_nanousd=reasoning,
         )
 
     def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:

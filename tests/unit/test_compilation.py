@@ -22,7 +22,7 @@ from agentledger.schemas import Codec, open_registry
 from tests.bench.sample import sample_records
 reading = RunReading(Codec(open_registry()))
 for _, value in sample_records(3):
-    print(reading.reader(value).__module__)
+    print(reading.reader(value).read.__module__)
 """
 
 

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentledger.processors.conclusions import origin_of
 from agentledger.processors.run_places import LiveRun
 from agentledger.processors.run_reading import FIRST_FIELD, READ, READS_TICKS, REPEATED, RunReading, memo_of_run
+from agentledger.processors.run_state import id_tail
 from agentledger.processors.runs import Entry, new_state
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import HEADER_BYTES, Codec
@@ -27,8 +29,7 @@ HEAD_FIELDS = ("event_id", "tenant_id", "producer_id", "producer_seq", "run_id")
 def read(reading: RunReading, value: bytes) -> Event | None:
     reader = reading.reader(value)
     assert reader is not READS_TICKS
-    head = None if reader is None else reading.head(value)
-    return None if reader is None or head is None else reading.rest(reader, value, head, memo_of_run(), None)
+    return None if reader is None or not reading.head(value) else reading.rest(reader, value, memo_of_run(), None)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -41,17 +42,19 @@ def test_what_is_read_is_what_the_codec_reads(kind: type[Event], data: st.DataOb
         if found is not None:
             for name in (*HEAD_FIELDS, *READ[kind]):
                 assert getattr(found, name) == getattr(event, name), name
+            assert reading.origin(CODEC.encode(event)) == origin_of(event)
+            assert reading.tail in ("", id_tail(event.event_id))
 
 
 def test_what_is_ordinary_is_read_without_the_codec_and_repeated_parts_are_kept() -> None:
     reading, runs = RunReading(CODEC), {}
     for event in sample_events(400):
         value = CODEC.encode(event)
-        reader, head = reading.reader(value), reading.head(value)
+        reader = reading.reader(value)
         assert reader is not None
-        assert head is not None
-        live = runs.setdefault(head[0], LiveRun(new_state(Entry(0, 0, event))))
-        found = reading.rest(reader, value, head, live.memo, live.state)
+        assert reading.head(value)
+        live = runs.setdefault(reading.place, LiveRun(new_state(Entry(0, 0, event))))
+        found = reading.rest(reader, value, live.memo, live.state)
         assert type(found) is type(event)
         for name in (*HEAD_FIELDS, *READ[type(event)]):
             assert getattr(found, name) == getattr(event, name), name

@@ -45,11 +45,9 @@ def test_state_comes_back_as_it_was_written(seed: int) -> None:
     [("refunds", 7, 8), ("r\u00fcckgabe \ud83d", 7, 8), ("refunds", 2**70, 8), ("refunds", 7, NEVER)],
 )
 def test_a_state_with_names_and_numbers_that_are_wrong_comes_back_too(workflow: str, limit: int, line: int) -> None:
-    state = RunState(
-        tenant_id="t", run_id="r", base_event_id="", last_offset=3, last_time_us=5, workflow=workflow,
-        limits=[limit, *NO_LIMITS[1:]],
-        declared=[DeclaredLimit("b", 1, "d", limit, [50], "halt", 0, line, False)],
-    )  # fmt: skip
+    state = RunState("t", "r", base_event_id="", last_offset=3, last_time_us=5)
+    state.workflow, state.limits = workflow, [limit, *NO_LIMITS[1:]]
+    state.declared = [DeclaredLimit("b", 1, "d", limit, [50], "halt", 0, line, False)]
     found = decode_state(encode_state(state, 9))
     assert (found.workflow, found.limits, found.declared) == (workflow, state.limits, state.declared)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentledger.processors.budgets import declared_thresholds, next_lines
+from agentledger.processors.budgets import NEVER, declared_thresholds, next_lines
 from agentledger.schemas.control import RUN_BUDGETS, control_key
 from agentledger.schemas.events import (
     AlertRaised,
@@ -120,7 +120,7 @@ def test_thresholds_that_say_nothing_are_the_usual_ones() -> None:
 
 
 def test_the_next_line_is_the_least_usage_that_crosses_one() -> None:
-    assert next_lines([10, None, 0, 10, 10], [0, 0, 0, 0b0111, 0b1111], [50, 80, 100])[:4] == [5, 2**64, 1, 11]
+    assert next_lines([10, None, 0, 10, 10], [0, 0, 0, 0b0111, 0b1111], [50, 80, 100])[:4] == [5, NEVER, 1, 11]
 
 
 @pytest.mark.parametrize(
