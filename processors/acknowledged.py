@@ -13,6 +13,8 @@ from agentledger.schemas.topics import ALL_TOPICS
 DELIVERY_TIMEOUT_S = 60  # longer than an election of a new leader takes; after that a restart is the better retry
 QUEUE_MESSAGES_MAX = 100_000  # several batches of the worker; more would only hide a broker that is too slow
 QUEUE_KBYTES_MAX = 262_144
+# Whoever waits until all is acknowledged flushes, and that sends at once: until then it is cheaper to send seldom.
+LINGER_MS = 100
 
 
 def producer_settings(kafka: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +38,7 @@ class AcknowledgedProducer:
         self._failure: str | None = None
         # Reports of what was delivered would say nothing that the length of the queue doesn't say for less.
         reports = {"on_delivery": self._delivered, "delivery.report.only.error": True}
-        self._producer = Producer(producer_settings(kafka) | reports)
+        self._producer = Producer(producer_settings({"linger.ms": LINGER_MS, **kafka}) | reports)
 
     def send(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         """Queue a record. Waits for room when the queue is full; raises BrokerError where there is none to come."""
