@@ -27,8 +27,8 @@ AREAS = ("schemas", "producers", "processors", "sinks", "infra")
 MODULES = {
     "schemas": ("decoding", "encoding", "events", "identity", "partitioning", "ports", "prices", "tool_prices"),
     "processors": (
-        "budgets", "charges", "conclusions", "packing", "partial_records", "partials", "run_budget_book",
-        "run_budgets", "run_fold", "run_places", "run_reading", "run_state", "runs", "sketch",
+        "budgets", "charges", "conclusions", "packing", "partial_records", "partial_sums", "partials",
+        "run_budget_book", "run_budgets", "run_fold", "run_places", "run_reading", "run_state", "runs", "sketch",
     ),
     "processors/rules": (
         "conditions", "deadlines", "judgements", "memory", "normals", "run_rules", "trackers",

@@ -43,6 +43,7 @@ NAME_CHARS_MAX: Final = 1024  # what is copied into each derived event is cut he
 _ID = b"\x48"  # the size of an id
 PARENT: Final = b"\x02\x48"  # there is one, and the size of its id
 NO_CAUSE: Final = b"\x00\x00\x00\x00"  # step 0, no parent, no trace and no span
+_made: Final = tuple.__new__  # a named tuple in half the time
 
 
 # A record's own fields: by name, or all of them in its order.
@@ -108,20 +109,21 @@ class ConclusionWriter:
         """
         if time_us != self._time_us:
             self._time_us, self._time = time_us, encode_long(time_us)
-        begin, middle = envelope.head, b"".join((envelope.run, origin, envelope.names, self._time, envelope.labels))
+        head, run, names, labels, time = envelope.head, envelope.run, envelope.names, envelope.labels, self._time
         records = []
         seq = first_seq
         for conclusion in conclusions:
             kind, fields = conclusion.kind, conclusion.fields
             topic, header, tail = self._kinds.get(kind) or self._kind(kind)
             own = tail(*fields) if isinstance(fields, tuple) else tail(**fields)
-            value = b"".join((header, conclusion.event_id.encode(), begin, encode_long(seq), middle, own))
+            event_id = conclusion.event_id.encode()
+            value = b"".join((header, event_id, head, encode_long(seq), run, origin, names, time, labels, own))
             seq += 1
             if kind is ControlIssued:
                 key = control_key(envelope.tenant_id, "run", envelope.run_id, RUN_BUDGETS)
                 records.append(DerivedRecord(topic, key, value))
             else:
-                records.append(tuple.__new__(DerivedRecord, (topic, envelope.key, value, envelope.partition)))
+                records.append(_made(DerivedRecord, (topic, envelope.key, value, envelope.partition)))
         return records
 
     def _kind(self, kind: type[Event]) -> tuple[str, bytes, TailEncoder]:

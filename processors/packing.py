@@ -65,17 +65,15 @@ class Entries:
 
     def take_next(self) -> bool:
         """False where there is no other. Raises CodecError where the bytes are no packed message."""
-        message, start = self._message, self._at + ENTRY_OVERHEAD_BYTES
-        end = len(message)
+        message, at = self._message, self._at
+        start, end = at + ENTRY_OVERHEAD_BYTES, len(message)
         if start > end:
-            if self._at == end:
+            if at == end:
                 return False
             raise CodecError("a packed message ends in the middle of an entry")
-        offset: int
-        timestamp_ms: int
-        size: int
-        offset, timestamp_ms, size = _ENTRY.unpack_from(message, self._at)
-        self.offset, self.timestamp_ms = offset, timestamp_ms
+        self.offset = _int32(message, at) << 32 | _uint32(message, at + 4)
+        self.timestamp_ms = _int32(message, at + 8) << 32 | _uint32(message, at + 12)
+        size = _int32(message, at + 16)
         if size < 0:
             if size < OVERSIZED:
                 raise CodecError(f"a packed entry has the size {size}")
@@ -86,6 +84,15 @@ class Entries:
             raise CodecError("a packed message ends in the middle of a value")
         self.value, self.oversized, self._at = message[start:after], False, after
         return True
+
+
+def _uint32(value: bytes, at: int) -> int:
+    return value[at] << 24 | value[at + 1] << 16 | value[at + 2] << 8 | value[at + 3]
+
+
+def _int32(value: bytes, at: int) -> int:
+    number = _uint32(value, at)
+    return number if number < 1 << 31 else number - (1 << 32)
 
 
 def unpack(message: bytes) -> list[PackedRecord]:

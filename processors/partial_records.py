@@ -27,6 +27,7 @@ BUCKET_US = 1_000_000
 SEQ_BLOCK_BITS: Final = 6  # producer_seq are noted in blocks of 64, a bit each
 _HEAD = struct.Struct(">BBIqI")
 HEAD_BYTES = _HEAD.size
+PAIRS_KEPT = 4096  # up to 4 kB each where names are as long as they may be, mostly 100 bytes
 
 Usage = list[int]  # in the order of budgets.SUMMED
 Calls = list[Any]  # of one model or tool: how many, how many failed, sketch of how long they took in microseconds
@@ -57,6 +58,7 @@ class Partial:
     seqs: dict[str, dict[int, int]] = field(default_factory=dict)  # producer to block to bits
 
 
+@lru_cache(maxsize=PAIRS_KEPT)
 def pair(*names: str) -> str:
     """Names in one key; `names_of` takes them apart. A separator within a name becomes a space."""
     return "\x1f".join(name.replace("\x1f", " ") for name in names)
@@ -104,9 +106,9 @@ def encode_watermark(source: int, bucket: int) -> bytes:
     return _HEAD.pack(VERSION, WATERMARK, source, bucket, 0)
 
 
-def encode_partial(source: int, bucket: int, part: int, partial: Partial) -> bytes:
-    """The record of one tenant's sums."""
-    body = json_of(partial_to_list(partial))
+def encode_partial(source: int, bucket: int, part: int, items: list[Any]) -> bytes:
+    """The record of one tenant's sums, as `partial_from_list` takes them."""
+    body = json_of(items)
     return _HEAD.pack(VERSION, PARTIAL, source, bucket, part) + body
 
 
@@ -126,23 +128,8 @@ def decode_partial(value: bytes) -> Partial:
         raise CodecError(f"a partial can't be read: {error}", where="partials") from error
 
 
-def partial_to_list(partial: Partial) -> list[Any]:
-    """Its fields, for JSON."""
-    return [
-        partial.tenant_id,
-        partial.events,
-        partial.usage,
-        partial.models,
-        partial.tools,
-        partial.denials,
-        partial.unpriced,
-        partial.versions,
-        partial.seqs,
-    ]
-
-
 def partial_from_list(items: list[Any]) -> Partial:
-    """The inverse of `partial_to_list`, after JSON, which has made texts of the numbers that were keys."""
+    """The sums whose fields these are, after JSON, which has made texts of the numbers that were keys."""
     tenant_id, events, usage, models, tools, denials, unpriced, versions, seqs = items
     return Partial(
         tenant_id,

@@ -20,17 +20,14 @@ from typing import Final
 from agentledger.processors.conclusions import DerivedRecord
 from agentledger.processors.partial_records import (
     BUCKET_US,
-    SEQ_BLOCK_BITS,
-    Calls,
     Partial,
     encode_partial,
     encode_watermark,
     json_of,
     pair,
     partial_from_list,
-    partial_to_list,
 )
-from agentledger.processors.sketch import SLOT_BITS, VALUE_MAX
+from agentledger.processors.partial_sums import CallsSum, SeqSum, TenantSums, UsageSum
 from agentledger.schemas.errors import CodecError
 from agentledger.schemas.events import Event, ModelCallCompleted, PolicyDecided, RunStarted, ToolCallCompleted
 from agentledger.schemas.identity import UNCOUNTED
@@ -49,10 +46,7 @@ _SMALL_BYTES: Final = 100
 # Bounds the sketches, and what a state costs to write, where many events carry one time.
 EVENTS_PER_PART_MAX: Final = 8192
 _STATE_HEAD = struct.Struct(">qqqI")
-_BLOCK_MASK: Final = (1 << SEQ_BLOCK_BITS) - 1
 _ERRORS: Final = frozenset({"error", "timeout", "denied", "rejected"})
-_BIT: Final = [1 << place for place in range(1 << SEQ_BLOCK_BITS)]
-_EXACT_BITS: Final = SLOT_BITS + 1
 NO_BUCKET = -1
 
 
@@ -66,7 +60,7 @@ class _Open:
         self.bucket = NO_BUCKET
         self.parts = 0  # of this bucket, sent already
         self.size = 0
-        self.tenants: dict[str, Partial] = {}
+        self.tenants: dict[str, TenantSums] = {}
         self.until = EVENTS_PER_PART_MAX
 
 
@@ -110,17 +104,13 @@ class Partials:
         tenant.events += 1
         seq = event.producer_seq
         if seq != UNCOUNTED:
-            blocks = tenant.seqs.get(event.producer_id)
-            if blocks is None:
+            seqs = tenant.seqs.get(event.producer_id)
+            if seqs is None:
                 producer_id = event.producer_id[:NAME_CHARS_MAX]
-                blocks = tenant.seqs.setdefault(producer_id, {})
+                seqs = tenant.seqs.setdefault(producer_id, SeqSum({}))
                 place.size += 4 * len(producer_id) + _SMALL_BYTES
-            block = seq >> SEQ_BLOCK_BITS
-            bits = blocks.get(block)
-            if bits is None:
+            if seqs.count(seq):
                 place.size += _SMALL_BYTES
-                bits = 0
-            blocks[block] = bits | _BIT[seq & _BLOCK_MASK]
         kind = type(event)
         model_calls = tool_calls = 0
         if kind is ToolCallCompleted:
@@ -132,14 +122,13 @@ class Partials:
         if cost_nanousd or tokens or model_calls or tool_calls or wall_clock_ms:
             usage = tenant.usage.get(group)
             if usage is None:
-                tenant.usage[group] = [cost_nanousd, tokens, model_calls, tool_calls, wall_clock_ms]
+                usage = tenant.usage[group] = UsageSum([0, 0, 0, 0, 0])
                 place.size += 4 * len(group) + _GROUP_BYTES
-            else:
-                usage[0] += cost_nanousd
-                usage[1] += tokens
-                usage[2] += model_calls
-                usage[3] += tool_calls
-                usage[4] += wall_clock_ms
+            usage.cost_nanousd += cost_nanousd
+            usage.tokens += tokens
+            usage.model_calls += model_calls
+            usage.tool_calls += tool_calls
+            usage.wall_clock_ms += wall_clock_ms
         place.until -= 1
         if place.size > OPEN_BYTES_MAX or not place.until:
             self._send(partition, place)
@@ -152,7 +141,7 @@ class Partials:
     def dump(self, partition: int, folded_up_to: int) -> bytes:
         """The partition's state after its record at this offset: for the changelog, before the runs' states."""
         place = self._open[partition]
-        tenants = [partial_to_list(tenant) for tenant in place.tenants.values()]
+        tenants = [tenant.listed() for tenant in place.tenants.values()]
         body = json_of([place.size, place.until, tenants])
         head = _STATE_HEAD.pack(max(folded_up_to, place.folded_up_to), place.bucket, place.parts, len(body))
         return STATE_VERSION + head + body
@@ -172,7 +161,7 @@ class Partials:
         place.folded_up_to, place.bucket, place.parts, _ = _STATE_HEAD.unpack_from(state, 1)
         text = state[1 + _STATE_HEAD.size :].decode("utf-8", "surrogatepass")
         place.size, place.until, tenants = json.loads(text)
-        place.tenants = {items[0]: partial_from_list(items) for items in tenants}
+        place.tenants = {items[0]: TenantSums(partial_from_list(items)) for items in tenants}
         if place.bucket != NO_BUCKET:
             self.closes_at_us[partition] = (place.bucket + 1) * BUCKET_US
 
@@ -198,45 +187,37 @@ class Partials:
     def _send(self, partition: int, place: _Open) -> None:
         for tenant_id, tenant in place.tenants.items():
             key = tenant_id.encode("utf-8", "surrogatepass")
-            value = encode_partial(partition, place.bucket, place.parts, tenant)
+            value = encode_partial(partition, place.bucket, place.parts, tenant.listed())
             self._closed.append(DerivedRecord(PARTIALS.name, key, value, partition_of(key, self._partitions)))
         place.parts += 1
         place.size, place.until, place.tenants = 0, EVENTS_PER_PART_MAX, {}
 
-    def _new_tenant(self, place: _Open, tenant_id: str) -> Partial:
-        tenant = place.tenants[tenant_id] = Partial(tenant_id)
+    def _new_tenant(self, place: _Open, tenant_id: str) -> TenantSums:
+        tenant = place.tenants[tenant_id] = TenantSums(Partial(tenant_id))
         place.size += 4 * len(tenant_id) + _SMALL_BYTES
         return tenant
 
-    def _count_model(self, place: _Open, tenant: Partial, event: ModelCallCompleted, unpriced_model: str) -> int:
+    def _count_model(self, place: _Open, tenant: TenantSums, event: ModelCallCompleted, unpriced_model: str) -> int:
         name = event.answered_model or event.requested_model
         calls = tenant.models.get(name)
         if calls is None:
             calls = _new_calls(place, tenant.models, name)
-        calls[0] += 1
-        if event.status in _ERRORS:
-            calls[1] += 1
-        if event.latency_ms is not None:
-            _count_latency(calls[2], event.latency_ms)
+        calls.count(event.latency_ms, failed=event.status != "ok" and event.status in _ERRORS)
         if unpriced_model:
             place.size += 4 * len(unpriced_model) + _SMALL_BYTES
             tenant.unpriced[unpriced_model] = tenant.unpriced.get(unpriced_model, 0) + 1
         return int(event.requestor != "user")
 
-    def _count_tool(self, place: _Open, tenant: Partial, event: ToolCallCompleted) -> int:
+    def _count_tool(self, place: _Open, tenant: TenantSums, event: ToolCallCompleted) -> int:
         calls = tenant.tools.get(event.tool)
         if calls is None:
             calls = _new_calls(place, tenant.tools, event.tool)
-        calls[0] += 1
-        if event.status in _ERRORS:
-            calls[1] += 1
-            if event.status == "denied" and event.policy_decision_id is None:  # else the decision counts
-                _count_denial(place, tenant, event.agent_id, event.tool)
-        if event.latency_ms is not None:
-            _count_latency(calls[2], event.latency_ms)
+        calls.count(event.latency_ms, failed=event.status != "ok" and event.status in _ERRORS)
+        if event.status == "denied" and event.policy_decision_id is None:  # else the decision counts
+            _count_denial(place, tenant, event.agent_id, event.tool)
         return int(event.requestor != "user")
 
-    def _count_versions(self, place: _Open, tenant: Partial, event: RunStarted | PolicyDecided) -> None:
+    def _count_versions(self, place: _Open, tenant: TenantSums, event: RunStarted | PolicyDecided) -> None:
         found = [("policy", event.policy_version)]
         if isinstance(event, RunStarted):
             found.append(("prompt", event.prompt_version))
@@ -249,25 +230,13 @@ class Partials:
                 tenant.versions[entry] = tenant.versions.get(entry, 0) + 1
 
 
-def _new_calls(place: _Open, calls: dict[str, Calls], name: str) -> Calls:
+def _new_calls(place: _Open, calls: dict[str, CallsSum], name: str) -> CallsSum:
     cut = name[:NAME_CHARS_MAX]
     place.size += 4 * len(cut) + _CALLS_BYTES
-    return calls.setdefault(cut, [0, 0, {}])
+    return calls.setdefault(cut, CallsSum(0, 0, {}))
 
 
-def _count_denial(place: _Open, tenant: Partial, agent_id: str, target: str) -> None:
+def _count_denial(place: _Open, tenant: TenantSums, agent_id: str, target: str) -> None:
     entry = pair(agent_id[:NAME_CHARS_MAX], target[:NAME_CHARS_MAX])
     place.size += 4 * len(entry) + _SMALL_BYTES
     tenant.denials[entry] = tenant.denials.get(entry, 0) + 1
-
-
-def _count_latency(sketch: dict[int, int], latency_ms: float) -> None:
-    """`sketch.slot_of`, written out: it runs once per call."""
-    if not 0 <= latency_ms < VALUE_MAX / 1000:
-        if not latency_ms > 0:  # below 0 or not a number: no duration
-            return
-        latency_ms = VALUE_MAX / 1000
-    value = int(latency_ms * 1000)
-    bits = value.bit_length() - _EXACT_BITS
-    slot = value if bits <= 0 else (bits << SLOT_BITS) + (value >> bits)
-    sketch[slot] = sketch.get(slot, 0) + 1

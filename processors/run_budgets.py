@@ -12,20 +12,16 @@ Decisions that hold here:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from agentledger.processors.budgets import (
-    COST,
     HALTING,
     METRICS,
-    MODEL_CALLS,
     NEVER,
     NO_LIMITS,
     RUNBOOK_URL,
-    TOKENS,
-    TOOL_CALLS,
-    TOOL_RETRIES,
     WALL_CLOCK,
+    Amounts,
     Crossing,
     amount_text,
     crossed_now,
@@ -68,7 +64,7 @@ def take_declared(state: RunState, book: RunBudgetBook, offset: int, out: list[C
     for limit in limits:
         if limit.holds(state):
             before = known.pop((limit.budget_id, limit.metric), None)
-            now = _begun(limit, before, state.used[limit.metric])
+            now = _begun(limit, before, state.used.listed()[limit.metric])
             state.declared.append(now)
             if before is not None and before.is_open and not now.is_open:
                 _resolve_declared(state, before, "limit_raised", out, limit)
@@ -81,16 +77,17 @@ def take_declared(state: RunState, book: RunBudgetBook, offset: int, out: list[C
     _lift_halt(state, lifted, out)
 
 
-def cross_lines(state: RunState, used: list[int], cause_id: str | None, out: list[Conclusion]) -> None:
-    """Say which lines this usage (in the order of METRICS) has crossed that weren't said. `cause_id`: None for time."""
-    if _reaches_line(used, state.lines):
-        for crossing in crossings(state.limits, used, state.crossed, state.thresholds):
-            _tell(state, _Source(OWN, "", state.on_exceeded), crossing, cause_id, out)
+def cross_lines(state: RunState, used: Amounts, cause_id: str | None, out: list[Conclusion]) -> None:
+    """Say which lines this usage has crossed that weren't said. `cause_id`: None for time."""
+    if used.reaches(state.lines):
+        own = _Source(OWN, "", state.on_exceeded)
+        for crossing in crossings(state.limits, used.listed(), state.crossed, state.thresholds):
+            _tell(state, own, crossing, cause_id, out)
             if crossing.percent is None:
                 state.alerts |= 1 << METRIC_PLACE[crossing.metric]
-        state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+        state.lines = Amounts(next_lines(state.limits, state.crossed, state.thresholds))
     for number, limit in enumerate(state.declared):
-        amount = used[limit.metric]
+        amount = used.listed()[limit.metric]
         if amount < limit.line:
             continue
         source = _Source(limit.budget_id, limit.declaration, limit.on_exceeded)
@@ -110,8 +107,8 @@ def cross_by_clock(state: RunState, now_us: int, out: list[Conclusion]) -> None:
     """Say which lines of wall-clock time a run has crossed by going on, though nothing is heard of it."""
     due_us = clock_deadline_us(state)
     if due_us is not None and now_us >= due_us and state.started_us is not None:
-        used = list(state.used)
-        used[WALL_CLOCK] = (now_us - state.started_us) // 1000
+        used = Amounts(state.used.listed())
+        used.wall_clock_ms = (now_us - state.started_us) // 1000
         cross_lines(state, used, None, out)
 
 
@@ -120,7 +117,7 @@ def clock_deadline_us(state: RunState) -> int | None:
     if not state.has_limits or state.started_us is None or state.finished or state.memory.imported:
         return None
     lines = [limit.line for limit in state.declared if limit.metric == WALL_CLOCK]
-    line_ms = min([state.lines[WALL_CLOCK], *lines])
+    line_ms = min([state.lines.wall_clock_ms, *lines])
     return None if line_ms >= NEVER else state.started_us + line_ms * 1000
 
 
@@ -167,32 +164,21 @@ def _begun(limit: RunLimit, before: DeclaredLimit | None, used: int) -> Declared
     )
 
 
-def _reaches_line(used: list[int], lines: list[int]) -> bool:
-    return (
-        used[COST] >= lines[COST]
-        or used[TOOL_CALLS] >= lines[TOOL_CALLS]
-        or used[WALL_CLOCK] >= lines[WALL_CLOCK]
-        or used[TOKENS] >= lines[TOKENS]
-        or used[MODEL_CALLS] >= lines[MODEL_CALLS]
-        or used[TOOL_RETRIES] >= lines[TOOL_RETRIES]
-    )
-
-
-class _Source(NamedTuple):
+class _Source:
     """The budget of which something is said, OWN or a declared one, and the declaration that it follows from."""
 
-    budget_id: str
-    declaration: str
-    on_exceeded: str
+    __slots__ = ("budget_id", "id_parts", "on_exceeded")
 
-    def id_parts(self) -> tuple[str, ...]:
-        """What tells the ids of what is said from those of other budgets of the run."""
-        return () if self.budget_id == OWN else (self.budget_id, self.declaration)
+    def __init__(self, budget_id: str, declaration: str, on_exceeded: str) -> None:
+        self.budget_id = budget_id
+        self.on_exceeded = on_exceeded
+        # What tells the ids of what is said from those of other budgets of the run.
+        self.id_parts: tuple[str, ...] = () if budget_id == OWN else (budget_id, declaration)
 
 
 def _tell(state: RunState, source: _Source, crossing: Crossing, cause_id: str | None, out: list[Conclusion]) -> None:
-    metric, percent, limit, used = crossing
-    base, which = state.base_event_id, source.id_parts()
+    metric, percent, limit, used = crossing.metric, crossing.percent, crossing.limit, crossing.used
+    base, which = state.base_event_id, source.id_parts
     # In the order of both records: by name they take longer.
     about = (source.budget_id or "run", "run", state.run_id, metric, limit, used, None, None, cause_id)
     if percent is not None:

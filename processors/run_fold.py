@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from agentledger.processors.budgets import COST, TOKENS, WALL_CLOCK
 from agentledger.processors.conclusions import NO_CAUSE, ConclusionWriter, DerivedRecord, origin_of
 from agentledger.processors.packing import Entries, PackedRecord
 from agentledger.processors.partials import Partials
@@ -221,9 +220,9 @@ class RunFold:
     def _fold(self, place: SourcePlace, own: bytes, live: LiveRun, entry: Entry, derived: list[DerivedRecord]) -> None:
         state, event = live.state, entry.event
         used, first_seq = state.used, state.derived_seq
-        cost, tokens, clock_ms = used[COST], used[TOKENS], used[WALL_CLOCK]
+        cost, tokens, clock_ms = used.cost_nanousd, used.tokens, used.wall_clock_ms
         declared_at = state.declared_at
-        place.touched[own] = live
+        place.touch(own, live)
         self.folded += 1
         out = fold(state, entry, place.basis)
         if out is None:
@@ -239,9 +238,9 @@ class RunFold:
                 entry.offset,
                 event,
                 live.context.group,
-                cost_nanousd=used[COST] - cost,
-                tokens=used[TOKENS] - tokens,
-                wall_clock_ms=used[WALL_CLOCK] - clock_ms,
+                cost_nanousd=used.cost_nanousd - cost,
+                tokens=used.tokens - tokens,
+                wall_clock_ms=used.wall_clock_ms - clock_ms,
                 unpriced_model=entry.unpriced_model,
             )
         if out:
@@ -340,7 +339,7 @@ class RunFold:
         conclusions = pass_time(state, self._rules, now_us)
         if conclusions:
             derived += self._writer.write(conclusions, first_seq, live.envelope, NO_CAUSE, now_us)
-            place.touched[own] = live
+            place.touch(own, live)
             if own != folded_next:  # else its event is still to be folded, which says so
                 state.last_offset = offset
         # Later than now also where a rule has nothing more to say: else each record would look again.
@@ -393,8 +392,10 @@ class RunFold:
         for own, mark in place.replaced.items():
             changed.append(StateRecord(number, stored_key(number, own), mark))
         live_runs = place.live
-        for own in place.touched:  # to the end, so that those untouched for longest are dropped first
-            live_runs[own] = live_runs.pop(own)
+        for own, live in place.touched.items():  # to the end, so that those untouched for longest are dropped first
+            live.is_touched = False
+            del live_runs[own]
+            live_runs[own] = live
         kept = max(1, LIVE_RUNS_MAX // len(self._places))
         while len(live_runs) > kept:
             del live_runs[next(iter(live_runs))]

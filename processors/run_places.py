@@ -58,13 +58,14 @@ class RunContext(NamedTuple):
 class LiveRun:
     """A run's state, decoded, with what follows from it and would cost to make anew for each event."""
 
-    __slots__ = ("context", "envelope", "is_noted", "memo", "partitions", "state")
+    __slots__ = ("context", "envelope", "is_noted", "is_touched", "memo", "partitions", "state")
 
     def __init__(self, state: RunState, memo: Memo | None = None, partitions: int | None = None) -> None:
         self.state = state
         self.partitions = partitions
         self.memo = memo_of_run() if memo is None else memo
         self.is_noted = False  # among the partition's deadlines
+        self.is_touched = False  # among the runs that are to be stored
         self.context = context_of(state)
         self.envelope = RunEnvelope(state, self.context.names, self.context.labels, partitions)
 
@@ -169,6 +170,12 @@ class SourcePlace:
         self.closes_at_us = NEVER_US  # when the open bucket of the partials closes
         self.look_at_us = NEVER_US  # when a run is due
         self.time_due_us = NEVER_US  # the earlier of the two
+
+    def touch(self, place: bytes, live: LiveRun) -> None:
+        """Have the run stored with the batch."""
+        if not live.is_touched:
+            live.is_touched = True
+            self.touched[place] = live
 
     def note(self, place: bytes, at_us: int) -> None:
         """Look at this run at that time, in the first record of the second after, or before."""

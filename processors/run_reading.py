@@ -105,7 +105,7 @@ class RunReading:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._readers: dict[bytes, KindReader | None] = {}
+        self._readers: dict[int, KindReader | None] = {}
         self._producers: dict[bytes, str] = {}
         self.place = b""
         self.event_id = ""
@@ -120,7 +120,9 @@ class RunReading:
 
     def reader(self, value: bytes) -> KindReader | None:
         """What reads records of this schema; READS_TICKS for a Ticked, None where the codec has to: see `whole`."""
-        schema_id = value[1:HEADER_BYTES]
+        if len(value) < HEADER_BYTES:
+            return None
+        schema_id = value[1] << 24 | value[2] << 16 | value[3] << 8 | value[4]
         found = self._readers.get(schema_id)
         if found is None and schema_id not in self._readers:
             return self._learn(schema_id)
@@ -218,8 +220,8 @@ class RunReading:
         found = self._producers[raw] = raw.decode()
         return found
 
-    def _learn(self, schema_id: bytes) -> KindReader | None:
-        kind = self._codec.current_kind(int.from_bytes(schema_id, "big"))
+    def _learn(self, schema_id: int) -> KindReader | None:
+        kind = self._codec.current_kind(schema_id)
         if len(self._readers) >= PRODUCERS_KEPT:
             self._readers.clear()
         wanted = None if kind is None else READ.get(kind)

@@ -19,6 +19,7 @@ from agentledger.processors.budgets import (
     NEVER,
     NO_LIMITS,
     THRESHOLDS_PERCENT,
+    Amounts,
     Limits,
     exceeded_bit,
     next_lines,
@@ -160,8 +161,8 @@ class DeclaredLimit(NamedTuple):
 class RunState(RunFacts):
     """One run as folded up to `last_offset` of its source partition. Money in nano-dollars, times in microseconds.
 
-    `used`, `crossed` and `lines` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals
-    all. `costs` and `charges` are those of models, tools and people.
+    `limits` and `crossed` are in the order of `budgets.METRICS`; `used` counts the agent's own calls, the totals all.
+    `costs` and `charges` are those of models, tools and people.
     """
 
     __slots__ = (
@@ -186,7 +187,7 @@ class RunState(RunFacts):
         self.limits: Limits = [None] * len(METRICS)
         self.on_exceeded = ""
         self.crossed = [0] * len(METRICS)
-        self.used = [0] * len(METRICS)
+        self.used = Amounts([0] * len(METRICS))
         self.unpriced_model_calls = 0
         self.tool_errors = 0
         self.charges = [0, 0, 0]
@@ -206,7 +207,7 @@ class RunState(RunFacts):
         self.declared: list[DeclaredLimit] = []
         self.failing: dict[str, int] = {}  # hash of a tool call to how often it failed in a row
         self.has_limits = False
-        self.lines = [NEVER] * len(METRICS)  # the least usage that crosses one more
+        self.lines = Amounts([NEVER] * len(METRICS))  # the least usage that crosses one more
         self.memory = RunMemory()  # of the anomaly rules
         self.seen = SeenEvents()
 
@@ -229,7 +230,7 @@ def _plain_values(state: RunState) -> list[Any]:
         state.tenant_id, state.run_id, state.base_event_id, state.last_offset, state.last_time_us, state.agent_id,
         state.agent_version, state.workflow, state.environment, state.actor, state.labels, state.parent_run_id,
         state.prompt_version, state.policy_version, state.started_us, state.thresholds, state.limits,
-        state.on_exceeded, state.crossed, state.used, state.run_status, state.finished, state.model_calls,
+        state.on_exceeded, state.crossed, state.used.listed(), state.run_status, state.finished, state.model_calls,
         state.unpriced_model_calls, state.tool_calls, state.tool_errors, state.charges, state.costs,
         state.cost_nanousd, state.wasted_nanousd, state.retry_nanousd, state.human_ms, state.reported,
         state.reported_nanousd, state.alerts, state.outcome_event_id, state.outcome_success, state.stated,
@@ -270,7 +271,7 @@ def decode_state(value: bytes) -> RunState:
         state.tenant_id, state.run_id, state.base_event_id, state.last_offset, state.last_time_us, state.agent_id,
         state.agent_version, state.workflow, state.environment, state.actor, state.labels, state.parent_run_id,
         state.prompt_version, state.policy_version, state.started_us, state.thresholds, state.limits,
-        state.on_exceeded, state.crossed, state.used, state.run_status, state.finished, state.model_calls,
+        state.on_exceeded, state.crossed, used, state.run_status, state.finished, state.model_calls,
         state.unpriced_model_calls, state.tool_calls, state.tool_errors, state.charges, state.costs,
         state.cost_nanousd, state.wasted_nanousd, state.retry_nanousd, state.human_ms, state.reported,
         state.reported_nanousd, state.alerts, state.outcome_event_id, state.outcome_success, state.stated,
@@ -278,7 +279,8 @@ def decode_state(value: bytes) -> RunState:
     ) = values  # fmt: skip
     state.memory, state.seen = RunMemory.load(memory), SeenEvents.load(head, value[end:])
     state.declared = [DeclaredLimit(*limit) for limit in declared]
-    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+    state.used = Amounts(used)
+    state.lines = Amounts(next_lines(state.limits, state.crossed, state.thresholds))
     state.has_limits = state.limits != NO_LIMITS or bool(state.declared)
     return state
 

@@ -34,7 +34,8 @@ class RunTable(faust.Table):  # type: ignore[misc]
 
     def stored(self, key: bytes) -> bytes | None:
         """The state under this key."""
-        value: bytes | None = self.data.get(key)
+        store: Any = self.data
+        value: bytes | None = store.data.get(key)
         return value
 
     def items(self) -> Iterable[tuple[bytes, bytes]]:

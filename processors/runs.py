@@ -22,13 +22,8 @@ import re
 from typing import Any, Final
 
 from agentledger.processors.budgets import (
-    COST,
-    MODEL_CALLS,
     NO_LIMITS,
-    TOKENS,
-    TOOL_CALLS,
-    TOOL_RETRIES,
-    WALL_CLOCK,
+    Amounts,
     declared_limits,
     declared_thresholds,
     next_lines,
@@ -151,7 +146,7 @@ def fold(state: RunState, entry: Entry, basis: Basis) -> list[Conclusion] | None
     _take_in(state, entry, basis.prices, out)
     kind = type(event)
     if state.started_us is not None and not state.finished and kind is not OutcomeRecorded:
-        state.used[WALL_CLOCK] = (state.last_time_us - state.started_us) // 1000
+        state.used.wall_clock_ms = (state.last_time_us - state.started_us) // 1000
     changed = basis.budgets.changed
     if changed and changed.get(state.tenant_id, NOTHING_DECLARED) > state.declared_at and not state.finished:
         take_declared(state, basis.budgets, offset, out)
@@ -225,7 +220,7 @@ def _fold_start(state: RunState, event: RunStarted) -> None:
     state.started_us = state.last_time_us
     state.limits = declared_limits(event)
     state.thresholds = declared_thresholds(event.thresholds_percent)
-    state.lines = next_lines(state.limits, state.crossed, state.thresholds)
+    state.lines = Amounts(next_lines(state.limits, state.crossed, state.thresholds))
     state.has_limits = state.limits != NO_LIMITS or bool(state.declared)
     state.declared_at = NOTHING_DECLARED  # the run may be another's than it seemed: what was declared is looked up anew
     state.on_exceeded = cut(event.on_budget_exceeded)
@@ -248,27 +243,27 @@ def _fold_model_call(
         cost = rated.cost_nanousd
         add_charge(state, MODEL, cost, status=call.status, attempt=call.attempt)
         if call.requestor != "user":
-            used[COST] = clamped(used[COST] + cost)
+            used.cost_nanousd = clamped(used.cost_nanousd + cost)
             _use_tokens(used, call)
         entry.cost_nanousd = cost
         return
     state.unpriced_model_calls += 1
     if call.requestor != "user":
-        used[COST] = clamped(used[COST] + (reported or 0))
+        used.cost_nanousd = clamped(used.cost_nanousd + (reported or 0))
         _use_tokens(used, call)
     # A call that failed before there was any usage cost nothing anyone knows of: no alarm for those.
     if rated.reason != "no_usage" or (call.status == "ok" and reported is None):
         entry.unpriced_reason, entry.unpriced_model = rated.reason, call.requested_model or call.answered_model
 
 
-def _use_tokens(used: list[int], call: ModelCallCompleted) -> None:
-    used[MODEL_CALLS] += 1
+def _use_tokens(used: Amounts, call: ModelCallCompleted) -> None:
+    used.model_calls += 1
     plain, read, written = call.input_tokens, call.cache_read_tokens, call.output_tokens
     if plain is None and read is None and written is None:  # no usage at all: see `usage_of`
         return
     tokens = (plain or 0) + (read or 0) + (call.cache_write_tokens or 0) + (written or 0) + (call.reasoning_tokens or 0)
     if tokens > 0:
-        used[TOKENS] = clamped(used[TOKENS] + tokens)
+        used.tokens = clamped(used.tokens + tokens)
 
 
 def _fold_tool_call(
@@ -286,12 +281,12 @@ def _fold_tool_call(
         if call.reported_cost_nanousd is not None:
             _add_reported(state, call.reported_cost_nanousd)
     if call.requestor != "user":
-        state.used[TOOL_CALLS] += 1
+        state.used.tool_calls += 1
         if state.failing or call.status in FAILED:
             failures = note_attempt(state.failing, f"{hash_of(call.tool, call.arguments_digest):x}", call.status)
-            state.used[TOOL_RETRIES] = max(state.used[TOOL_RETRIES], failures)
+            state.used.tool_retries = max(state.used.tool_retries, failures)
         if cost:
-            state.used[COST] = clamped(state.used[COST] + cost)
+            state.used.cost_nanousd = clamped(state.used.cost_nanousd + cost)
 
 
 def _fold_approval(

@@ -192,27 +192,23 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
 
 
 def _text_lines(target: str, wanted: bool) -> list[str]:
-    """A text whose size has one byte; of others a function finds the end. A size that isn't even is below 0."""
-    if not wanted:
-        return [
-            "size = value[at]",
-            "if size < 128 and not size & 1:",
-            "    at += 1 + (size >> 1)",
-            "else:",
-            "    at = text_end(value, at)[1]",
-        ]
+    """A text whose size has one byte or two; of others a function finds the end. A size that isn't even is below 0."""
+    read = [f"{target} = value[start:at].decode()"] if wanted else []
+    empty = ["if size == 0:", f"    {target} = ''", "    at += 1"] if wanted else []
     return [
         "size = value[at]",
-        "if size == 0:",
-        f"    {target} = ''",
-        "    at += 1",
-        "else:",
+        *empty,
+        f"{'elif' if wanted else 'if'} size < 128 and not size & 1:",
         "    start = at + 1",
-        "    if size < 128 and not size & 1:",
-        "        at = start + (size >> 1)",
-        "    else:",
-        "        start, at = text_end(value, at)",
-        f"    {target} = value[start:at].decode()",
+        "    at = start + (size >> 1)",
+        *(f"    {line}" for line in read),
+        "elif value[at + 1] < 128 and not size & 1:",
+        "    start = at + 2",
+        "    at = start + ((size & 127) >> 1 | value[at + 1] << 6)",
+        *(f"    {line}" for line in read),
+        "else:",
+        "    start, at = text_end(value, at)",
+        *(f"    {line}" for line in read),
     ]
 
 

@@ -53,7 +53,13 @@ class Normals:
             return
         self.folded_up_to = offset
         self._pass_time(ledger_time_us)
-        _count(self._new, _key(tenant, workflow), Normal(1, int(policy), {slot_of(max(0, steps)): 1}))
+        slot, key = slot_of(max(0, steps)), _key(tenant, workflow)
+        known = self._new.pop(key, None)
+        if known is None or known.runs >= 2 * RUNS_KEPT:
+            _count(self._new, key, Normal(1, int(policy), {slot: 1}), known or _UNKNOWN)
+            return
+        known.steps[slot] = known.steps.get(slot, 0) + 1  # nobody else has it yet
+        self._new[key] = Normal(known.runs + 1, known.under_policy + int(policy), known.steps)
 
     def of(self, ledger_time_us: int, tenant: str, workflow: str) -> Normal:
         """What was normal when the epoch before that of this time ended."""
@@ -106,7 +112,7 @@ class Normals:
         if self._new:
             known = dict(self._books[-1][1])
             for key, normal in self._new.items():
-                _count(known, key, normal)
+                _count(known, key, normal, known.pop(key, _UNKNOWN))
             self._books.append((self._epoch + 1, known))
             self._new = {}
             self._quantiles.clear()
@@ -127,8 +133,8 @@ def _normal(items: list[Any]) -> Normal:
     return Normal(runs, under_policy, {int(slot): count for slot, count in steps.items()})
 
 
-def _count(book: _Book, key: str, more: Normal) -> None:
-    known = book.pop(key, _UNKNOWN)
+def _count(book: _Book, key: str, more: Normal, known: Normal) -> None:
+    """Put the sum of both into the book, as the one used last."""
     steps = dict(known.steps)
     merge(steps, more.steps)
     total = Normal(known.runs + more.runs, known.under_policy + more.under_policy, steps)

@@ -143,20 +143,22 @@ class RunRules:
         rules: Applicable | None = memory.applicable
         if rules is None:
             rules = memory.applicable = self._for(run, memory)
-        said: list[Said] = []
+        heard: list[Said] | None = None
         if memory.alerts:
+            heard = []
             for rule in rules.stuck_while_silent:
-                said += resolve(run, memory, rule, "heard_again")
+                heard += resolve(run, memory, rule, "heard_again")
         if kind is ToolCallCompleted:
-            said += _on_tool_call(rules, run, memory, event, normals)  # type: ignore[arg-type]
+            said = _on_tool_call(rules, run, memory, event, normals)  # type: ignore[arg-type]
         elif kind is ModelCallCompleted:
-            said += _on_model_call(rules, run, memory, event, normals, cost=(cost_nanousd, unpriced_reason))  # type: ignore[arg-type]
+            said = _on_model_call(rules, run, memory, event, normals, cost=(cost_nanousd, unpriced_reason))  # type: ignore[arg-type]
         elif kind is RunFinished:
-            said += _on_finish(rules, run, memory, event, normals, offset=offset)  # type: ignore[arg-type]
+            said = _on_finish(rules, run, memory, event, normals, offset=offset)  # type: ignore[arg-type]
         else:
             react = _REACT.get(kind)
-            if react is not None:
-                said += react(rules, run, memory, event)
+            said = [] if react is None else react(rules, run, memory, event)
+        if heard:
+            said = heard + said
         apart_us = event.occurred_at - run.last_time_us
         if memory.imported is False and (
             apart_us > rules.ahead_us_min or -apart_us > rules.behind_us_min or memory.skewed
@@ -182,12 +184,14 @@ class RunRules:
         times: list[int] = []
         if not run.finished:
             times += judge.stuck_deadlines(rules.stuck, run, memory)
-            times += judge.approval_deadlines(rules.slow, run, memory)
-        times += judge.decision_deadlines(rules.undecided, memory)
+            if memory.approvals:
+                times += judge.approval_deadlines(rules.slow, run, memory)
+        if memory.awaited:
+            times += judge.decision_deadlines(rules.undecided, memory)
         if memory.alerts:
             for rule in rules.quiet:
                 times += [alert[LAST_US] + rule.quiet_us for _, alert in open_alerts(memory, rule)]
-        return min(times, default=None)
+        return min(times) if times else None
 
     def _for(self, run: RunFacts, memory: RunMemory) -> Applicable:
         context = (run.tenant_id, run.workflow, run.agent_id, run.environment, bool(memory.imported))

@@ -15,6 +15,7 @@ from agentledger.schemas.events import (
     PolicyDecided,
     ToolCallCompleted,
 )
+from agentledger.schemas.identity import utf8
 
 DECISIONS_MAX = 24  # ids of a run's decisions that are remembered, by verdict; older ones are taken for allowed
 APPROVALS_MAX = 16  # pending at a time in one run
@@ -26,7 +27,7 @@ def hash_of(*names: str) -> int:
     """32 bits that stand for these names. Among the few that are compared, two are alike once in 300 million."""
     value = 0
     for name in names:
-        value = crc32(name.encode("utf-8", "surrogatepass"), value)
+        value = crc32(utf8(name), value)
     return value
 
 
@@ -41,8 +42,8 @@ def note_tool_call(
     is_conspicuous = False
     digest = call.arguments_digest
     if digest:
-        key = crc32(f"{call.tool}\x1f{digest}".encode("utf-8", "surrogatepass"))
-        result = crc32(f"{call.status}{call.result_digest}".encode("utf-8", "surrogatepass"), key)
+        key = crc32(utf8(f"{call.tool}\x1f{digest}"))
+        result = crc32(utf8(call.status + call.result_digest), key)
         last = memory.last_calls
         if key in last:
             is_conspicuous = True

@@ -17,6 +17,7 @@ from agentledger.processors.partial_records import (
     group_of,
     read_head,
 )
+from agentledger.processors.partial_sums import TenantSums
 from agentledger.processors.partials import EVENTS_PER_PART_MAX, Partials
 from agentledger.processors.scopes import joined
 from agentledger.processors.watermarks import Waiting, WaitingRoom, Watermarks
@@ -39,7 +40,7 @@ def test_a_group_says_what_it_was_made_of(
 
 def test_heads_and_watermarks_read_back() -> None:
     assert read_head(encode_watermark(3, 17)) == (WATERMARK, 3, 17, 0)
-    value = encode_partial(2, 18, 1, Partial("acme", 5))
+    value = encode_partial(2, 18, 1, TenantSums(Partial("acme", 5)).listed())
     assert read_head(value) == (PARTIAL, 2, 18, 1)
     assert decode_partial(value) == Partial("acme", 5)
 

@@ -195,7 +195,7 @@ def test_wall_clock_time_runs_by_ticks_for_declared_and_own_budgets() -> None:
         ("halt", 91_000),
     ]
     [state] = result.runs().values()
-    assert state.used[4] == 100_000
+    assert state.used.wall_clock_ms == 100_000
 
 
 def test_a_wall_clock_budget_that_is_declared_meanwhile_is_crossed_by_ticks_as_well() -> None:

@@ -406,7 +406,7 @@ def test_law_money_in_is_money_out(seed: int) -> None:
         for charge in charges:
             if charge.kind == "model" and charge.priced:
                 assert charge.cost_nanousd == charge.input_cost_nanousd + charge.output_cost_nanousd
-        used += state.used[0]
+        used += state.used.cost_nanousd
         stated = [item for item in result.events(OutcomeCosted) if item.run_id == state.run_id]
         assert [item.revision for item in stated] == list(range(1, len(stated) + 1))
         for last in stated[-1:]:
