@@ -99,7 +99,7 @@ class RunReading:
     """
 
     __slots__ = (
-        "_at", "_codec", "_producers", "_readers", "_run", "_step_at", "_tenant", "_trace_at", "event_id", "place",
+        "_at", "_codec", "_producers", "_readers", "_run", "_step_at", "_tenant_end", "_trace_at", "event_id", "place",
         "producer_id", "producer_seq", "tail",
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ class RunReading:
         self.tail = ""
         self.producer_id = ""
         self.producer_seq = 0
-        self._tenant = b""
+        self._tenant_end = 0
         self._run = b""
         self._step_at = 0
         self._trace_at = 0
@@ -149,7 +149,8 @@ class RunReading:
             if run is not None:
                 event.tenant_id, event.run_id = run.tenant_id, run.run_id
             else:
-                event.tenant_id, event.run_id = self._tenant.decode(), self._run.decode()
+                event.tenant_id = value[_ID_END + 1 : self._tenant_end].decode()
+                event.run_id = self._run.decode()
         except Exception:  # noqa: BLE001 - whatever reading met: the codec says what is wrong, if anything
             return None
         event.event_id, event.producer_id, event.producer_seq = self.event_id, self.producer_id, self.producer_seq
@@ -186,7 +187,7 @@ class RunReading:
             return False
         self._run = run
         self.place = value[_ID_END:tenant_end] + run
-        self._tenant = value[_ID_END + 1 : tenant_end]
+        self._tenant_end = tenant_end
         self.event_id = raw_id.decode()
         self.tail = self.event_id[19:] if raw_id[14] in (_RANDOM_4, _RANDOM_7) else ""
         self.producer_seq = seq
@@ -206,13 +207,12 @@ class RunReading:
             at = _text(value, at)[1]
         elif has_parent:
             return False
-        self._trace_at = at
-        start, at = _text(value, at)
-        if at - start > NAME_CHARS_MAX:
+        start, end = _text(value, at)
+        if not _is_plain(at, start, end):
             return False
-        start, at = _text(value, at)
-        self._at = at
-        return at - start <= NAME_CHARS_MAX and value[self._trace_at : at].isascii()
+        start, self._at = _text(value, end)
+        self._trace_at = at
+        return _is_plain(end, start, self._at) and value[at : self._at].isascii()
 
     def _new_producer(self, raw: bytes) -> str:
         if len(self._producers) >= PRODUCERS_KEPT:
@@ -241,6 +241,12 @@ def _text(value: bytes, at: int) -> tuple[int, int]:
             raise UnusualError("a text of less than nothing")
         return at + 1, at + 1 + (size >> 1)
     return text_end(value, at)
+
+
+def _is_plain(at: int, start: int, end: int) -> bool:
+    """True of a text that is short, and whose size takes no more bytes than it has to."""
+    size = end - start
+    return size <= NAME_CHARS_MAX and start - at == (1 if size < 64 else 2)
 
 
 def memo_of_run() -> Memo:

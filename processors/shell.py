@@ -202,11 +202,10 @@ class Shell:
 
     def _fold_message(self, message: Any) -> None:
         take = self._inputs[message.topic]
-        for record in take(message.partition, message.offset, round(message.timestamp * 1000), message.value):
-            partition = record.partition
-            if partition is None:
-                partition = partition_of(record.key, self._partitions)
-            self._output.send(record.topic, partition, record.key, record.value)
+        records = take(message.partition, message.offset, round(message.timestamp * 1000), message.value)
+        for topic, key, value, partition in records:
+            to = partition_of(key, self._partitions) if partition is None else partition
+            self._output.send(topic, to, key, value)
 
     async def _read_again(self, places: Iterable[TP]) -> None:
         """Make Faust read these partitions from what has to come next."""

@@ -17,6 +17,7 @@ from agentledger.schemas.decoding import compile_reader, new_memo, read_long
 from agentledger.schemas.encoding import LONG
 from agentledger.schemas.errors import CodecError, SchemaError
 from agentledger.schemas.events import Event, RunFinished
+from agentledger.schemas.identity import uuid7
 from agentledger.schemas.registry import open_registry
 from tests.bench.sample import sample_events
 from tests.strategies import any_event, events_of
@@ -58,6 +59,22 @@ def test_what_is_ordinary_is_read_without_the_codec_and_repeated_parts_are_kept(
         assert type(found) is type(event)
         for name in (*HEAD_FIELDS, *READ[type(event)]):
             assert getattr(found, name) == getattr(event, name), name
+
+
+@pytest.mark.parametrize(
+    ("plain", "longer"), [(b"run-1\x06", b"run-1\x86\x00"), (b"\x06ttt", b"\x86\x00ttt"), (b"\x06sss", b"\x86\x00sss")]
+)
+def test_an_origin_that_is_written_too_long_is_read_by_the_codec_and_not_copied(plain: bytes, longer: bytes) -> None:
+    event = RunFinished(
+        event_id=uuid7(1), tenant_id="t", producer_id="p", producer_seq=0, run_id="run-1", step=3, trace_id="ttt",
+        span_id="sss", occurred_at=1,
+    )  # fmt: skip
+    value = CODEC.encode(event)
+    assert read(RunReading(CODEC), value) is not None
+    assert value.count(plain) == 1
+    too_long = value.replace(plain, longer)
+    assert CODEC.decode(too_long) == event
+    assert read(RunReading(CODEC), too_long) is None
 
 
 @given(any_event(), st.data())

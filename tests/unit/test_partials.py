@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +17,10 @@ from agentledger.processors.partial_records import (
     encode_watermark,
     group_fields,
     group_of,
+    json_of,
     read_head,
 )
-from agentledger.processors.partial_sums import TenantSums
+from agentledger.processors.partial_sums import SeqSum, TenantSums
 from agentledger.processors.partials import EVENTS_PER_PART_MAX, Partials
 from agentledger.processors.scopes import joined
 from agentledger.processors.watermarks import Waiting, WaitingRoom, Watermarks
@@ -115,3 +118,28 @@ def test_what_waits_is_given_out_by_second_tenant_and_source() -> None:
     marks.raise_to(-1, 6)
     assert [place for place, _ in room.take_before(marks.complete_before())] == sorted(places)
     assert room.count == 1
+
+
+@given(st.lists(st.integers(-200, 400)))
+def test_numbers_of_a_producer_are_noted_in_the_blocks_in_which_they_come(numbers: list[int]) -> None:
+    blocks: dict[int, int] = {}
+    seqs = SeqSum({})
+    for number in numbers:
+        block = number // 64
+        assert seqs.count(number) == (block not in blocks)
+        blocks[block] = blocks.get(block, 0) | 1 << number % 64
+    assert list(seqs.listed().items()) == list(blocks.items())
+    again = SeqSum(dict(blocks))
+    assert not any(again.count(number) for number in numbers)
+    assert again.listed() == blocks
+
+
+anything = st.text(st.characters(exclude_categories=()), max_size=8)
+
+
+@given(
+    st.dictionaries(anything, st.integers(-(2**70), 2**70), max_size=3), st.dictionaries(st.integers(), st.integers())
+)
+def test_sums_are_written_as_the_json_of_the_standard_library(amounts: dict[str, int], slots: dict[int, int]) -> None:
+    plain = json.dumps([amounts, slots], separators=(",", ":"), ensure_ascii=False)
+    assert json_of([amounts, slots]) == plain.encode("utf-8", "surrogatepass")
