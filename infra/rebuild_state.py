@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from agentledger.infra.group_positions import GroupPositions
-from agentledger.infra.replay import Begin, gather
+from agentledger.infra.replay import ALONE, Begin, gather
 from agentledger.infra.replay_compare import SCATTERED, Expected
-from agentledger.infra.replay_crew import Report
+from agentledger.infra.replay_crew import Crew, Report
 from agentledger.infra.replay_partials import PartialReader, partial_key
 from agentledger.infra.replay_parts import PartResult, PartTask
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES, STAGES, Stage, StagePlan
@@ -78,9 +78,9 @@ def rebuild(
     wiring: LedgerWiring,
     kafka: dict[str, Any],
     stages: Sequence[str] = (),
+    crew: Crew = ALONE,
     *,
     is_replacing: bool = False,
-    jobs: int = 1,
     begin: Begin = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> list[Rebuilt]:
@@ -98,7 +98,7 @@ def rebuild(
     keeping = RebuildWiring(**known, kafka=kafka, stages=tuple(plan.name for plan in plans))
     with tempfile.TemporaryDirectory(prefix="agentledger-rebuild-") as name:
         folder = Path(name)
-        found = gather(keeping, Wanted(), folder, plans=plans, jobs=jobs, begin=begin, report=report)
+        found = gather(keeping, Wanted(), folder, crew, plans=plans, begin=begin, report=report)
         published = _publish_scattered(keeping, found.results)
         if RUNS in plans:
             _publish_partials(positions, keeping, folder)

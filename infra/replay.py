@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, Difference, in_time, misread
 from agentledger.infra.replay_crew import Crew, Report
@@ -22,7 +23,8 @@ from agentledger.infra.replay_parts import (
     RecordSource,
     Wiring,
     check_known,
-    fold_part,
+    fold_parts,
+    in_groups,
     wrong_columns,
 )
 from agentledger.infra.replay_stages import HOLD_DECISIONS, RUNS, SCOPES, STAGES, StagePlan
@@ -35,8 +37,11 @@ from agentledger.schemas.topics import EVENTS
 from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
 from agentledger.sinks.replay_source import ALL_TIME, LogSpan
 
-RECORDS_PER_JOB = 50_000  # below that a process takes longer to start than to fold
+RECORDS_PER_JOB = 50_000  # below that a process may take longer to start than to fold
 
+ALONE = Crew(1)
+
+Item = TypeVar("Item")
 Begin = Callable[[int], None]  # told how many records will be folded
 
 
@@ -67,14 +72,14 @@ class ReplayReport:
 def replay(
     wiring: Wiring,
     wanted: Wanted,
+    crew: Crew = ALONE,
     *,
-    jobs: int = 1,
     is_tally: bool = False,
     with_columns: bool = True,
     begin: Begin = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> ReplayReport:
-    """Fold and compare.
+    """Fold and compare, with the processes of this crew.
 
     Raises LedgerConflictError where a record is missing, StoreError where it can't be read, UsageError where the wanted
     run or tenant isn't in the ledger.
@@ -82,7 +87,7 @@ def replay(
     began, found = time.perf_counter(), ReplayReport()
     with tempfile.TemporaryDirectory(prefix="agentledger-replay-") as folder:
         gathered = gather(
-            wiring, wanted, Path(folder), jobs=jobs, is_tally=is_tally, with_columns=with_columns and not is_tally,
+            wiring, wanted, Path(folder), crew, is_tally=is_tally, with_columns=with_columns and not is_tally,
             begin=begin, report=report,
         )  # fmt: skip
     found.logs, found.left_out = gathered.logs, tuple(plan.name for plan in _left_out(wanted))
@@ -107,9 +112,9 @@ def gather(
     wiring: Wiring,
     wanted: Wanted,
     folder: Path,
+    crew: Crew = ALONE,
     *,
     plans: Sequence[StagePlan] = STAGES,
-    jobs: int = 1,
     is_tally: bool = False,
     with_columns: bool = False,
     begin: Begin = lambda _total: None,
@@ -123,18 +128,20 @@ def gather(
     inputs = _inputs(source, wiring, wanted)
     derived = _derived(source, plans, wanted)
     work = _Work(inputs, derived, wanted, folder, is_tally)
-    jobs = min(jobs, 1 + sum(work.records(plan) for plan in plans) // RECORDS_PER_JOB)
+    jobs = min(crew.jobs, 1 + sum(work.records(plan) for plan in plans) // RECORDS_PER_JOB)
+    crew = crew if jobs > 1 else ALONE
     first = [plan for plan in (RUNS, HOLD_DECISIONS) if plan in plans or (plan == RUNS and SCOPES in plans)]
     begin(sum(work.records(plan) for plan in {*first, *plans}))
     found = Gathered(len({span.place for plan in {*first, *plans} for span in inputs[plan]}))
-    with Crew(jobs, report) as crew:
-        found.results += crew.work(fold_part, [task for plan in first for task in work.tasks(plan)], wiring)
-        if SCOPES in plans and SCOPES not in _left_out(wanted):
-            found.results += crew.work(fold_part, work.tasks(SCOPES, work.summed()), wiring)
-        if with_columns:
-            concluded = [span for span in derived if span.place.topic != EVENTS.name]  # of events, verify looks at them
-            groups = [concluded[number::jobs] for number in range(jobs)]
-            found.misread = [one for many in crew.work(wrong_columns, groups, wiring) for one in many]
+    groups = [group for plan in first for group in in_groups(work.tasks(plan), jobs)]
+    found.results += _joined(crew.work(fold_parts, groups, wiring, report))
+    if SCOPES in plans and SCOPES not in _left_out(wanted):
+        groups = in_groups(work.tasks(SCOPES, work.summed()), jobs)
+        found.results += _joined(crew.work(fold_parts, groups, wiring, report))
+    if with_columns:
+        concluded = [span for span in derived if span.place.topic != EVENTS.name]  # of events, verify looks at them
+        shares = [concluded[number::jobs] for number in range(jobs)]
+        found.misread = _joined(crew.work(wrong_columns, shares, wiring))
     return found
 
 
@@ -173,6 +180,10 @@ class _Work:
     def summed(self) -> set[int]:
         """The partitions for which the runs' fold has summed something up."""
         return {int(path.stem.rpartition("-")[2]) for path in self.folder.glob("*.partials")}
+
+
+def _joined(many: Iterable[list[Item]]) -> list[Item]:
+    return [one for items in many for one in items]
 
 
 def _left_out(wanted: Wanted) -> tuple[StagePlan, ...]:
@@ -220,7 +231,7 @@ def _add_misread(
         if (place.topic, place.partition, index) in named:
             continue
         for block in source.reader([LogSpan(place, index, index + 1)]).read(ALL_TIME):
-            for record in block:
+            for record in block.records():
                 if record.value is not None and wanted.has(codec, record.value, record.ledger_time_us):
                     found.different += 1
                     found.differences.append(misread(codec, record, text))

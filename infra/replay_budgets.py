@@ -16,11 +16,10 @@ from agentledger.infra.replay_stages import RUNS, SCOPES, Stage, StagePlan
 from agentledger.processors.budget_declarations import Limit, limits_of
 from agentledger.processors.budget_file import read_budget_file
 from agentledger.processors.run_fold import DerivedRecord
-from agentledger.schemas.codec import Codec
+from agentledger.schemas.codec import HEADER_BYTES, Codec
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.events import BudgetDeclared, Event, RunBudgetDeclared
 from agentledger.schemas.identity import content_id
-from agentledger.sinks.replay_source import LedgerRecord
 
 
 @dataclass(frozen=True)
@@ -99,19 +98,18 @@ class BudgetedStage:
         elif is_home:
             self._waiting = budgets.declarations(watched=plan == SCOPES)
         self._shift = len(self._waiting)
-        self._declares = "RunBudgetDeclared" if self._is_runs else "BudgetDeclared"
+        self._declares = RunBudgetDeclared if self._is_runs else BudgetDeclared
+        self._declares_by_header: dict[bytes, bool] = {}
 
-    def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in, as it would have been; what follows from it."""
         derived: list[DerivedRecord] = []
-        time_us = min(self._budgets.declared_us, record.ledger_time_us)
+        declared_us = min(self._budgets.declared_us, ledger_time_us)
         for number, event in enumerate(self._waiting):
-            value = self._codec.encode(event)
-            derived += self._stage.take(record._replace(offset=number, ledger_time_us=time_us, value=value))
+            derived += self._stage.take(partition, number, declared_us, self._codec.encode(event))
         self._waiting = ()
-        if record.event_type == self._declares and self._is_ours(record):
-            return derived
-        derived += self._stage.take(record._replace(offset=record.offset + self._shift))
+        if value is None or not self._is_declaration_of_ours(value):
+            derived += self._stage.take(partition, offset + self._shift, ledger_time_us, value)
         return derived
 
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
@@ -126,12 +124,13 @@ class BudgetedStage:
         """Drop everything."""
         self._stage.close()
 
-    def _is_ours(self, record: LedgerRecord) -> bool:
-        event = self._read(record)
-        return event is not None and event.tenant_id == self._budgets.tenant_id
-
-    def _read(self, record: LedgerRecord) -> Event | None:
-        try:
-            return self._codec.decode(record.value)
-        except AgentledgerError:
-            return None
+    def _is_declaration_of_ours(self, value: bytes) -> bool:
+        header = value[:HEADER_BYTES]  # names the schema, so that few records are decoded
+        if self._declares_by_header.get(header, True):
+            try:
+                event = self._codec.decode(value)
+            except AgentledgerError:
+                return False
+            self._declares_by_header[header] = isinstance(event, self._declares)
+            return isinstance(event, self._declares) and event.tenant_id == self._budgets.tenant_id
+        return False

@@ -15,7 +15,7 @@ written before the event that it follows from: both are counted, and are no diff
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -26,8 +26,8 @@ from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.events import Event
 from agentledger.schemas.topics import CONTROL, EVENTS, INTEGRITY
-from agentledger.sinks.replay_source import LedgerRecord
-from agentledger.sinks.rows import CONFLICT, DUPLICATE
+from agentledger.sinks.replay_source import LedgerRecord, RecordBlock
+from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST
 
 ID_START, ID_END = 6, 42  # of the event id's text, in every value
 GRACE_US = 600_000_000  # how far apart an event and its conclusion may be read where one of them is missing yet
@@ -92,7 +92,9 @@ class Comparison:
     """Matches conclusions with rows as both come, and keeps only what has no counterpart yet."""
 
     def __init__(self, in_memory_max: int = IN_MEMORY_MAX) -> None:
-        self._expected = Unmatched(in_memory_max)
+        self._in_memory_max = in_memory_max
+        self._in_order: defaultdict[str, deque[Expected]] = defaultdict(deque)  # by topic: what rows are to say next
+        self._expected = Unmatched(in_memory_max)  # what they may say at any time
         self._met = Unmatched(in_memory_max)
         self._again: dict[bytes, list[Expected]] = {}
         self._conflicts: list[LedgerRecord] = []
@@ -107,15 +109,28 @@ class Comparison:
     def expect(self, expected: Expected) -> None:
         """A conclusion of the replay, in the order of its source partition."""
         self.expected += 1
-        key = expected.value[ID_START:ID_END]
-        record = self._met.pop(key)
+        record = None if self._met.is_empty else self._met.pop(expected.value[ID_START:ID_END])
         if record is not None:
             self._match(record, expected)
-        elif not self._expected.add(key, expected):
-            self._again.setdefault(key, []).append(expected)  # a run in two partitions: one event counted in each
+        elif expected.topic in SCATTERED:
+            self._wait(expected)
+        else:
+            queue = self._in_order[expected.topic]
+            queue.append(expected)
+            if len(queue) > self._in_memory_max:
+                self._leave_order(expected.topic)
+
+    def meet_all(self, block: RecordBlock) -> None:
+        """Rows of a derived topic, in the order of their logs. Nearly all stand as they follow, one after the other."""
+        queue = self._in_order[block.place.topic]
+        for row, (value, occurrence) in enumerate(zip(block.values, block.occurrences, strict=True)):
+            if queue and queue[0].value == value and occurrence == FIRST:
+                self._count_equal(queue.popleft(), block.times_us[row])
+            else:
+                self.meet(block.record(row))
 
     def meet(self, record: LedgerRecord) -> None:
-        """A row of a derived topic, in the order of its log."""
+        """A row of a derived topic, wherever what it follows from stands."""
         if record.occurrence == DUPLICATE:
             self.repeated += 1
             return
@@ -124,6 +139,9 @@ class Comparison:
             return
         key = (record.value or b"")[ID_START:ID_END]
         expected = self._expected.pop(key)
+        if expected is None and self._in_order[record.topic]:
+            self._leave_order(record.topic)
+            expected = self._expected.pop(key)
         if expected is not None:
             self._match(record, expected)
         elif not self._met.add(key, record):
@@ -138,6 +156,8 @@ class Comparison:
 
     def left(self) -> Iterator[Expected]:
         """The conclusions that have no counterpart."""
+        for topic in list(self._in_order):
+            self._leave_order(topic)
         yield from self._expected.items()
         for many in self._again.values():
             yield from many
@@ -168,18 +188,36 @@ class Comparison:
         self._expected.close()
         self._met.close()
 
+    def _leave_order(self, topic: str) -> None:
+        """From here on rows of the topic find what is expected so far by its id."""
+        queue = self._in_order[topic]
+        while queue:
+            self._wait(queue.popleft())
+
+    def _wait(self, expected: Expected) -> None:
+        key = expected.value[ID_START:ID_END]
+        if not self._expected.add(key, expected):
+            self._again.setdefault(key, []).append(expected)  # a run in two partitions: one event counted in each
+
     def _match(self, record: LedgerRecord, expected: Expected) -> None:
-        place = expected.topic, expected.partition
-        if expected.log_index > self._frontier.get(place, -1):
-            self._frontier[place] = expected.log_index
-        if record.ledger_time_us > self._written_us.get(expected.partition, 0):
-            self._written_us[expected.partition] = record.ledger_time_us
         if record.value == expected.value and record.topic == expected.topic:
-            self.equal[record.topic] += 1
+            self._count_equal(expected, record.ledger_time_us)
             return
+        self._count_written(expected, record.ledger_time_us)
         self.unequal += 1
         if len(self._unequal) < NAMED_MAX:
             self._unequal.append((record, expected))
+
+    def _count_equal(self, expected: Expected, time_us: int) -> None:
+        self.equal[expected.topic] += 1
+        self._count_written(expected, time_us)
+
+    def _count_written(self, expected: Expected, time_us: int) -> None:
+        place = expected.topic, expected.partition
+        if expected.log_index > self._frontier.get(place, -1):
+            self._frontier[place] = expected.log_index
+        if time_us > self._written_us.get(expected.partition, 0):
+            self._written_us[expected.partition] = time_us
 
 
 def in_time(one: Difference) -> tuple[int, str, int, int]:

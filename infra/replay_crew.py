@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 POLL_S = 0.2  # between two looks at how far the processes are
-GC_THRESHOLD = 50_000  # a block makes some 100,000 objects, none of them in cycles: collections cost an eighth else
+# A block makes some 100,000 objects, none of them in cycles: collections cost an eighth else. What lives on are states:
+# to look through those again and again finds nothing either.
+GC_THRESHOLDS = 50_000, 100
 
 Report = Callable[[int], None]  # told how many more records were folded
 Task = TypeVar("Task")
@@ -19,52 +23,83 @@ Result = TypeVar("Result")
 
 
 class Crew:
-    """With one job, all work is done in this process."""
+    """With one job, all work is done in this process.
 
-    def __init__(self, jobs: int, report: Report) -> None:
-        self._report = report
-        self._thresholds = gc.get_threshold()
+    Begin with it: while this process has no other thread, the others are forks of it, and ready at once. Otherwise they
+    start as new processes, when they are first needed, and load our code again: that takes as long as folding 20,000
+    records.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
-        if jobs > 1:
-            context = multiprocessing.get_context("spawn")  # a fork would share ClickHouse's connections
-            self._folded: Any = context.Value("q", 0)
-            self._pool = ProcessPoolExecutor(jobs, context, _begin, (self._folded,))
+        self._folded: Any = None  # in shared memory: how many records all of them have folded
+        if jobs > 1 and _is_alone():
+            self._start("fork").submit(_count, 0).result()
 
     def __enter__(self) -> Self:
-        gc.set_threshold(GC_THRESHOLD)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        gc.set_threshold(*self._thresholds)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def work(
-        self, function: Callable[[Task, Tools, Report], Result], tasks: Sequence[Task], tools: Tools
+        self,
+        function: Callable[[Task, Tools, Report], Result],
+        tasks: Sequence[Task],
+        tools: Tools,
+        report: Report = lambda _more: None,
     ) -> list[Result]:
         """`function(task, tools, report)` of all tasks, in their order. Raises what the first one raises that fails."""
-        if self._pool is None:
-            return [function(task, tools, self._report) for task in tasks]
-        futures = [self._pool.submit(_run, function, task, tools) for task in tasks]
+        if self.jobs == 1:
+            with _few_collections():
+                return [function(task, tools, report) for task in tasks]
+        pool = self._pool or self._start("spawn")
+        futures = [pool.submit(_run, function, task, tools) for task in tasks]
         waiting, known = set(futures), self._folded.value
         while waiting:
             done, waiting = wait(waiting, POLL_S)
             now = self._folded.value
-            self._report(now - known)
+            report(now - known)
             known = now
             for future in done:
                 future.result()
         return [future.result() for future in futures]
 
+    def _start(self, method: str) -> ProcessPoolExecutor:
+        context: Any = multiprocessing.get_context(method)
+        self._folded = context.Value("q", 0)
+        self._pool = ProcessPoolExecutor(self.jobs, context, _begin, (self._folded,))
+        return self._pool
 
-_folded: Any = None  # of a process of the pool: how many records all of them have folded
+
+def _is_alone() -> bool:
+    """True where no other thread of any kind is in this process: a fork would copy the locks that it holds."""
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+    except OSError:
+        return False  # no Linux: there, the system's own libraries don't take forks well
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+_folded: Any = None  # of a process of the pool: see Crew
 
 
 def _begin(folded: Any) -> None:
     global _folded  # noqa: PLW0603 - shared memory reaches a process only when it starts
     _folded = folded
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _count(more: int) -> None:

@@ -20,14 +20,16 @@ from agentledger.schemas.errors import AgentledgerError, LedgerConflictError, Us
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
 from agentledger.sinks.record_filter import RecordFilter
-from agentledger.sinks.replay_source import LedgerRecord, LogSpan, Window
+from agentledger.sinks.replay_source import LogSpan, RecordBlock, Window
 from agentledger.sinks.rows import FIRST
+
+PARTS_MAX = 4  # partitions that one process folds side by side: the states of each take up to 100 MB
 
 
 class WindowReader(Protocol):
     """Reads spans window by window."""
 
-    def read(self, window: Window) -> Iterator[list[LedgerRecord]]:
+    def read(self, window: Window) -> Iterator[RecordBlock]:
         """The records of one window in blocks."""
 
     def check_end(self) -> None:
@@ -105,6 +107,11 @@ class PartTask:
     folder: Path
     is_tally: bool = False  # count both sides instead of comparing them
 
+    @property
+    def records(self) -> int:
+        """How many records it reads."""
+        return sum(span.behind - span.first for span in (*self.inputs, *self.derived))
+
 
 @dataclass
 class PartResult:
@@ -130,88 +137,48 @@ class PartResult:
 class Part:
     """The work on one task."""
 
-    def __init__(self, task: PartTask, wiring: Wiring) -> None:
+    def __init__(self, task: PartTask, wiring: Wiring, codec: Codec) -> None:
         self._task = task
-        self._codec = wiring.codec()
-        self._source = wiring.source()
+        self._codec = codec
         self._partitions = wiring.partitions
-        self._stages = [wiring.stage(task.plan, self._codec, task.partition) for _ in task.inputs or (None,)]
+        self._is_all = task.wanted == Wanted()
+        logs = [span.place.topic_id for span in task.inputs] or [""]
+        self._stages = {log: wiring.stage(task.plan, codec, task.partition) for log in logs}
+        self._last = self._stages[logs[-1]]
         self._keep = wiring.keep
         self._comparison = Comparison()
         self._result = PartResult(task.plan.name, task.partition)
-        self._partials = PartialWriter(task.folder, task.partition)
-        self._taken = 0  # inputs, partials too
+        self._written = PartialWriter(task.folder, task.partition)
+        self._partials = PartialReader(task.folder, task.partition) if task.plan == SCOPES else None
+        self._taken = 0  # partials
 
-    def run(self, report: Report) -> PartResult:
-        """Fold the input and look at what follows, window by window of ledger time. Raises LedgerConflictError."""
-        task, result = self._task, self._result
-        readers = [self._source.reader([span]) for span in task.inputs]
-        derived = self._source.reader(task.derived, task.wanted.rows(task.plan.producer_prefix))
-        partials = PartialReader(task.folder, task.partition) if task.plan == SCOPES else None
-        for window in self._source.windows([*task.inputs, *task.derived]):
-            if partials is not None:
-                self._fold_partials(partials.read(window.up_to_us))
-            for stage, reader in zip(self._stages, readers, strict=False):
-                for block in reader.read(window):
-                    self._fold(stage, block)
-                    report(len(block))
-            for block in derived.read(window):
-                self._meet(block)
-        for reader in [*readers, derived]:
-            reader.check_end()
-        self._partials.close()
-        comparison = self._comparison
-        result.expected, result.equal, result.repeated = comparison.expected, comparison.equal, comparison.repeated
-        result.unequal, result.differences = comparison.unequal, comparison.differences(self._codec)
-        result.published, result.kept = self._keep(task, self._stages[-1], comparison.left())
-        result.rest = comparison.rest()
-        result.rest.folded_us[task.partition] = result.last_us
-        return result
-
-    def close(self) -> None:
-        """Drop what was folded."""
-        self._comparison.close()
-        for stage in self._stages:
-            stage.close()
-
-    def _fold(self, stage: Stage, block: list[LedgerRecord]) -> None:
-        take = stage.take
-        for record in block:
-            for item in take(record):
-                self._conclude(item, record.log_index, record.ledger_time_us)
-        self._result.folded += len(block)
-        if block:
-            self._result.last_offset = block[-1].offset
-            self._result.last_us = max(self._result.last_us, block[-1].ledger_time_us)
-
-    def _fold_partials(self, values: Iterable[bytes]) -> None:
-        stage = self._stages[-1]
-        for value in values:
+    def fold_partials(self, up_to_us: int) -> None:
+        """Fold what the runs' fold has summed up until then."""
+        for value in self._partials.read(up_to_us) if self._partials is not None else ():
             self._taken += 1
-            for item in stage.take_partial(self._task.partition, value):
+            for item in self._last.take_partial(self._task.partition, value):
                 self._conclude(item, self._taken, self._codec.decode(item.value).occurred_at)
 
-    def _conclude(self, item: DerivedRecord, index: int, time_us: int) -> None:
-        value = item.value
-        if value is None:
-            return  # it takes a command away: no event, so nothing that could be compared
-        if item.topic == PARTIALS.name:
-            home = partition_of(item.key, self._partitions) if item.partition is None else item.partition
-            self._partials.write(home, value)
-        elif self._task.is_tally:
-            event = self._codec.decode(value)
-            if self._task.wanted.holds(event):
-                self._result.replayed.count(event)
-        elif self._task.wanted.has(self._codec, value, time_us):
-            expected = (item.topic, value, self._task.partition, index, time_us, item.key)
-            self._comparison.expect(tuple.__new__(Expected, expected))  # by its name it takes twice as long
-
-    def _meet(self, block: list[LedgerRecord]) -> None:
-        if not self._task.is_tally:
-            for record in block:
-                self._comparison.meet(record)
+    def fold(self, block: RecordBlock) -> None:
+        """Fold a block of the input."""
+        if not len(block):
             return
-        for record in block:
+        take, conclude, partition = self._stages[block.place.topic_id].take, self._conclude, self._task.partition
+        for index, offset, time_us, value in zip(
+            block.log_indexes, block.offsets, block.times_us, block.values, strict=True
+        ):
+            for item in take(partition, offset, time_us, value):
+                conclude(item, index, time_us)
+        self._result.folded += len(block)
+        self._result.last_offset = block.offsets[-1]
+        self._result.last_us = max(self._result.last_us, block.times_us[-1])
+
+    def meet(self, block: RecordBlock) -> None:
+        """Look at a block of what was concluded."""
+        if not self._task.is_tally:
+            self._comparison.meet_all(block)
+            return
+        for record in block.records():
             if record.occurrence == FIRST and record.value is not None:
                 try:
                     self._result.stored.count(self._codec.decode(record.value))
@@ -222,14 +189,76 @@ class Part:
                         next_step="agentledger verify says more",
                     ) from None
 
+    def finish(self) -> PartResult:
+        """The result, when all is folded."""
+        self._written.close()
+        comparison, result = self._comparison, self._result
+        result.expected, result.equal, result.repeated = comparison.expected, comparison.equal, comparison.repeated
+        result.unequal, result.differences = comparison.unequal, comparison.differences(self._codec)
+        result.published, result.kept = self._keep(self._task, self._last, comparison.left())
+        result.rest = comparison.rest()
+        result.rest.folded_us[self._task.partition] = result.last_us
+        return result
 
-def fold_part(task: PartTask, wiring: Wiring, report: Report) -> PartResult:
-    """The result of one task. Raises LedgerConflictError where a record is missing, StoreError."""
-    part = Part(task, wiring)
+    def close(self) -> None:
+        """Drop what was folded."""
+        self._written.close()
+        self._comparison.close()
+        for stage in self._stages.values():
+            stage.close()
+
+    def _conclude(self, item: DerivedRecord, index: int, time_us: int) -> None:
+        value = item.value
+        if value is None:
+            return  # it takes a command away: no event, so nothing that could be compared
+        if item.topic == PARTIALS.name:
+            home = partition_of(item.key, self._partitions) if item.partition is None else item.partition
+            self._written.write(home, value)
+        elif self._task.is_tally:
+            event = self._codec.decode(value)
+            if self._task.wanted.holds(event):
+                self._result.replayed.count(event)
+        elif self._is_all or self._task.wanted.has(self._codec, value, time_us):
+            expected = (item.topic, value, self._task.partition, index, time_us, item.key)
+            self._comparison.expect(tuple.__new__(Expected, expected))  # by its name it takes twice as long
+
+
+def in_groups(tasks: Iterable[PartTask], jobs: int) -> list[list[PartTask]]:
+    """The tasks in groups of about as many records each: as many groups as jobs, or more."""
+    ordered = sorted(tasks, key=lambda task: task.records, reverse=True)
+    groups: list[list[PartTask]] = [[] for _ in range(min(len(ordered), max(jobs, -(-len(ordered) // PARTS_MAX))))]
+    for task in ordered:
+        open_groups = [group for group in groups if len(group) < PARTS_MAX]
+        min(open_groups, key=lambda group: (sum(one.records for one in group), len(group))).append(task)
+    return groups
+
+
+def fold_parts(tasks: Sequence[PartTask], wiring: Wiring, report: Report) -> list[PartResult]:
+    """The results of these tasks of one stage, window by window of ledger time.
+
+    All are folded side by side: what the ledger says of them is read at once. Raises LedgerConflictError where a record
+    is missing, StoreError.
+    """
+    source, codec = wiring.source(), wiring.codec()
+    parts = {task.partition: Part(task, wiring, codec) for task in tasks}
     try:
-        return part.run(report)
+        inputs = [span for task in tasks for span in task.inputs]
+        concluded = [span for task in tasks for span in task.derived]
+        reader = source.reader(inputs)
+        derived = source.reader(concluded, tasks[0].wanted.rows(tasks[0].plan.producer_prefix))
+        for window in source.windows([*inputs, *concluded]):
+            for part in parts.values():
+                part.fold_partials(window.up_to_us)
+            for block in reader.read(window):
+                parts[block.place.partition].fold(block)
+                report(len(block))
+            for block in derived.read(window):
+                parts[block.place.partition].meet(block)
+        reader.check_end()
+        return [part.finish() for part in parts.values()]
     finally:
-        part.close()
+        for part in parts.values():
+            part.close()
 
 
 def wrong_columns(spans: Sequence[LogSpan], wiring: Wiring, _report: Report) -> list[tuple[LogSpan, int, str]]:

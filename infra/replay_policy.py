@@ -165,7 +165,7 @@ def try_policy(
     reader = source.reader(spans, chosen)
     for window in source.windows(spans):
         for block in reader.read(window):
-            for record in block:
+            for record in block.records():
                 if record.occurrence == FIRST:
                     trial.take(record)
             report(len(block))

@@ -19,7 +19,6 @@ from agentledger.processors.topics import CHANGELOG, HOLDS_CHANGELOG, SCOPES_CHA
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, EVENTS, HOLDS, INTEGRITY, PARTIALS, SPEND
-from agentledger.sinks.replay_source import LedgerRecord
 
 SPILL_RECORDS = 200_000  # records folded between two times that states leave memory: some 15,000 runs, 100 MB
 
@@ -50,7 +49,7 @@ STAGES = (RUNS, HOLD_DECISIONS, SCOPES)
 class Stage(Protocol):
     """One stage over the records of one partition number, in the order of each log."""
 
-    def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
 
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
@@ -159,13 +158,12 @@ class RunStage(Spilling):
         states = self._states
         self._fold = RunFold(codec, prices, states.load, partitions=partitions, rules=rules, stored=states.items)
 
-    def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
-        value = record.value
         oversized = value is not None and len(value) > VALUE_BYTES_MAX  # the packer leaves those out
         self._count()
-        packed = (record.offset, record.ledger_time_us // 1000, None if oversized else value, oversized)
-        return self._fold.take(record.partition, tuple.__new__(PackedRecord, packed))  # by its name: twice as long
+        packed = (offset, ledger_time_us // 1000, None if oversized else value, oversized)
+        return self._fold.take(partition, tuple.__new__(PackedRecord, packed))  # by its name: twice as long
 
     def _changed(self) -> Sequence[StateRecord]:
         return self._fold.take_changed()
@@ -178,10 +176,10 @@ class HoldStage(Spilling):
         super().__init__()
         self._fold = HoldFold(codec, partitions, self._states.items)
 
-    def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
         self._count()
-        return self._fold.take(record.partition, record.offset, record.ledger_time_us // 1000, record.value)
+        return self._fold.take(partition, offset, ledger_time_us // 1000, value)
 
     def _changed(self) -> Sequence[StateRecord]:
         return self._fold.take_changed()
@@ -195,10 +193,10 @@ class ScopeStage(Spilling):
         self._fold = ScopeFold(codec, partitions, rules, self._states.load, self._states.keys)
         self._partials = 0
 
-    def take(self, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record of the holds topic in; what follows from it."""
         self._count()
-        return self._fold.take_hold(record.partition, record.offset, record.ledger_time_us // 1000, record.value)
+        return self._fold.take_hold(partition, offset, ledger_time_us // 1000, value)
 
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
         """Fold one record of the partials in; what follows from it."""

@@ -21,6 +21,11 @@ class Unmatched:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._file: sqlite3.Connection | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """True while nothing waits in memory and nothing ever had to leave it."""
+        return not self._live and self._file is None
+
     def add(self, key: bytes, item: Any) -> bool:
         """Keep it; False where there is one of this id already."""
         if self._live.setdefault(key, item) is not item:

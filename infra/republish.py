@@ -14,7 +14,7 @@ from agentledger.infra.settled_producer import SettledProducer
 from agentledger.schemas.errors import BrokerError, UsageError
 from agentledger.schemas.topics import ALL_TOPICS
 from agentledger.sinks.record_filter import RecordFilter
-from agentledger.sinks.replay_source import LedgerRecord, LogSpan, ReplaySource, split_headers
+from agentledger.sinks.replay_source import LogSpan, ReplaySource, SentRecord, split_headers
 
 REQUEST_S = 30.0
 HEADER_PREFIX = "agentledger."  # of the headers that say where a record is in the ledger
@@ -35,14 +35,15 @@ class Republisher:
         self._keeps_partitions = self._partitions == partitions
         self._producer = SettledProducer(kafka)
 
-    def publish(self, record: LedgerRecord) -> None:
+    def publish(self, sent: SentRecord) -> None:
         """Queue one record, waiting for room. Raises BrokerError where one was given up."""
+        record = sent.record
         self._producer.send(
             self._topic,
             record.partition if self._keeps_partitions else None,
-            record.key or None,
+            sent.key or None,
             record.value,
-            headers=headers_of(record),
+            headers=headers_of(sent),
             timestamp=record.ledger_time_us // 1000,
         )
 
@@ -65,8 +66,9 @@ class Republisher:
         return partitions
 
 
-def headers_of(record: LedgerRecord) -> list[tuple[str, bytes]]:
+def headers_of(sent: SentRecord) -> list[tuple[str, bytes]]:
     """The record's own headers, and its place in the ledger. Times are microseconds since 1970."""
+    record = sent.record
     place = {
         "topic": record.topic,
         "partition": record.partition,
@@ -74,9 +76,7 @@ def headers_of(record: LedgerRecord) -> list[tuple[str, bytes]]:
         "log_index": record.log_index,
         "ledger_time_us": record.ledger_time_us,
     }
-    return split_headers(record.headers) + [
-        (HEADER_PREFIX + name, str(value).encode()) for name, value in place.items()
-    ]
+    return split_headers(sent.headers) + [(HEADER_PREFIX + name, str(value).encode()) for name, value in place.items()]
 
 
 def republish(
@@ -98,9 +98,9 @@ def republish(
     if chosen != RecordFilter():
         source.check_complete(spans)
     count = 0
-    for block in source.read(spans, chosen):
-        for record in block:
-            publisher.publish(record)
+    for block in source.read_sent(spans, chosen):
+        for sent in block:
+            publisher.publish(sent)
         count += len(block)
         report(len(block))
     publisher.finish()

@@ -22,15 +22,26 @@ from agentledger.sinks.span_reader import (
     UP_TO,
     LedgerRecord,
     LogSpan,
+    RecordBlock,
+    SentRecord,
     SpanReader,
     Window,
-    by_topic,
-    span_condition,
+    spans_condition,
     split_headers,
 )
 from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 
-__all__ = ["ALL_TIME", "LedgerRecord", "LogSpan", "ReplaySource", "SpanReader", "Window", "split_headers"]
+__all__ = [
+    "ALL_TIME",
+    "LedgerRecord",
+    "LogSpan",
+    "RecordBlock",
+    "ReplaySource",
+    "SentRecord",
+    "SpanReader",
+    "Window",
+    "split_headers",
+]
 
 SLICE_ROWS = 200_000  # rows of a window, which the server sorts at a time: some 100 MB
 SORT_BYTES_MAX = 512 * 1024 * 1024  # beyond that a window is sorted on the server's disk: records may have 1 MB each
@@ -117,39 +128,34 @@ class ReplaySource:
         condition, parameters = wanted.condition()
         if not condition:
             return sum(span.behind - span.first for span in spans)
-        total = 0
-        for topic_id, group in by_topic(spans).items():
-            where, own = span_condition(topic_id, group)
-            rows = self._query(f"SELECT count() FROM {LEDGER} WHERE {where} AND {condition}", own | parameters)
-            total += int(rows[0][0])
-        return total
+        where, own = spans_condition(spans)
+        [[count]] = self._query(f"SELECT count() FROM {LEDGER} WHERE ({where}) AND {condition}", own | parameters)
+        return int(count)
 
     def partitions(self, spans: Sequence[LogSpan], wanted: RecordFilter) -> set[int]:
         """The partitions of these spans that hold a wanted record."""
         condition, parameters = wanted.condition()
-        found: set[int] = set()
-        for topic_id, group in by_topic(spans).items():
-            where, own = span_condition(topic_id, group)
-            where += f" AND {condition}" if condition else ""
-            rows = self._query(f"SELECT DISTINCT partition FROM {LEDGER} WHERE {where}", own | parameters)
-            found |= {int(partition) for (partition,) in rows}
-        return found
+        where, own = spans_condition(spans)
+        where = f"({where})" + (f" AND {condition}" if condition else "")
+        rows = self._query(f"SELECT DISTINCT partition FROM {LEDGER} WHERE {where}", own | parameters)
+        return {int(partition) for (partition,) in rows}
 
     def check_complete(self, spans: Sequence[LogSpan]) -> None:
         """For reading with a filter, which can't see it: raises LedgerConflictError where a record is missing."""
-        for topic_id, group in by_topic(spans).items():
-            where, parameters = span_condition(topic_id, group)
-            rows = self._query(
-                f"SELECT partition, count(), sum(log_index) FROM {LEDGER} WHERE {where} GROUP BY partition", parameters
-            )
-            found = {partition: (rows, total % 2**64) for partition, rows, total in rows}
-            for span in group:
-                indexes = range(span.first, span.behind)
-                wanted = len(indexes), (span.first + span.behind - 1) * len(indexes) // 2 % 2**64
-                if found.get(span.place.partition, (0, 0)) != wanted:
-                    # Reading the log says which one it is.
-                    for _ in self.read([span]):
-                        pass
+        where, parameters = spans_condition(spans)
+        rows = self._query(
+            f"SELECT toString(topic_id), partition, count(), sum(log_index) FROM {LEDGER} WHERE {where} "
+            "GROUP BY topic_id, partition",
+            parameters,
+        )
+        found = {(topic_id, partition): (count, total % 2**64) for topic_id, partition, count, total in rows}
+        for span in spans:
+            indexes = range(span.first, span.behind)
+            wanted = len(indexes), (span.first + span.behind - 1) * len(indexes) // 2 % 2**64
+            if found.get((span.place.topic_id, span.place.partition), (0, 0)) != wanted:
+                # Reading the log says which one it is.
+                for _ in self.read([span]):
+                    pass
 
     def windows(self, spans: Sequence[LogSpan]) -> list[Window]:
         """Parts of ledger time in order, about SLICE_ROWS records of the spans in each; together they are all time."""
@@ -182,7 +188,15 @@ class ReplaySource:
         """
         reader = self.reader(spans, wanted)
         for window in self.windows(spans):
-            yield from reader.read(window)
+            for block in reader.read(window):
+                yield block.records()
+        reader.check_end()
+
+    def read_sent(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> Iterator[list[SentRecord]]:
+        """The same with key and headers."""
+        reader = self.reader(spans, wanted)
+        for window in self.windows(spans):
+            yield from reader.read_sent(window)
         reader.check_end()
 
     def _blocks(self, sql: str, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
@@ -192,6 +206,7 @@ class ReplaySource:
             "max_block_size": BLOCK_ROWS_MAX,
             "preferred_block_size_bytes": BLOCK_BYTES_MAX,
             "max_bytes_before_external_sort": SORT_BYTES_MAX,
+            "enable_http_compression": 0,  # to compress and to expand costs both sides more than all else about a row
         }
         try:
             stream = self._client.query_column_block_stream(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agentledger.schemas.errors import LedgerConflictError, StoreError
@@ -13,26 +16,52 @@ from agentledger.sinks.tables import LEDGER
 TOMBSTONE = "tombstone"
 AFTER = "ledger_time > fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')"
 UP_TO = "ledger_time <= fromUnixTimestamp64Micro({up_to_us:Int64}, 'UTC')"
-_TIME = "toUnixTimestamp64Micro(ledger_time)"
 
 
 class LedgerRecord(NamedTuple):
-    """One record of a log, as it is in the ledger; the time in microseconds. A tombstone has no value.
-
-    `event_type` is empty and `is_poison` true for a record that the writer could not read.
-    """
+    """One record of a log, as it is in the ledger; the time in microseconds. A tombstone has no value."""
 
     topic: str
     partition: int
     offset: int
     log_index: int
     ledger_time_us: int
+    value: bytes | None
+    occurrence: int  # rows.FIRST, DUPLICATE or CONFLICT
+
+
+class SentRecord(NamedTuple):
+    """A record with what was sent around its value."""
+
+    record: LedgerRecord
     key: bytes
     headers: bytes  # each name and value with its length before it: 32 bits, big-endian (`split_headers`)
-    value: bytes | None
-    event_type: str
-    occurrence: int  # rows.FIRST, DUPLICATE or CONFLICT
-    is_poison: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """Records of one log in its order, column by column: most of what is read needs no record of its own."""
+
+    place: LogPlace
+    offsets: Sequence[int]
+    log_indexes: Sequence[int]
+    times_us: Sequence[int]
+    values: Sequence[bytes | None]
+    occurrences: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def records(self) -> list[LedgerRecord]:
+        """Each of them."""
+        return [self.record(row) for row in range(len(self))]
+
+    def record(self, row: int) -> LedgerRecord:
+        """The one in this row."""
+        return LedgerRecord(
+            self.place.topic, self.place.partition, self.offsets[row], self.log_indexes[row], self.times_us[row],
+            self.values[row], self.occurrences[row],
+        )  # fmt: skip
 
 
 class Window(NamedTuple):
@@ -54,7 +83,11 @@ ALL_TIME = Window(-TIME_US_MAX // 2, TIME_US_MAX)
 
 
 class SpanReader:
-    """Reads spans window by window, and sees to it that nothing is missing where everything is wanted."""
+    """Reads spans window by window, and sees to it that nothing is missing where everything is wanted.
+
+    All spans are read by one query per window: their records lie side by side in the table, so that a query for each
+    log would read all of it as often as there are logs.
+    """
 
     def __init__(
         self,
@@ -63,108 +96,108 @@ class SpanReader:
         wanted: RecordFilter,
     ) -> None:
         self._blocks = blocks
+        groups = list(by_topic(spans).values())
+        self._places = {
+            (number, span.place.partition): span.place for number, group in enumerate(groups, 1) for span in group
+        }
         condition, parameters = wanted.condition()
-        self._groups = []
-        for topic_id, group in by_topic(spans).items():
-            where, own = span_condition(topic_id, group)
-            where += f" AND {condition}" if condition else ""
-            order = None if condition else _LogOrder(group)
-            self._groups.append((group[0].place, where, own | parameters, order))
+        where, own = spans_condition(spans)
+        self._where = f"({where})" + (f" AND {condition}" if condition else "") + f" AND {AFTER} AND {UP_TO}"
+        self._parameters = own | parameters | {"topic_ids": [group[0].place.topic_id for group in groups]}
+        self._order = None if condition else _LogOrder(spans)
 
-    def read(self, window: Window) -> Iterator[list[LedgerRecord]]:
-        """The records of one window in blocks, topic by topic. Raises LedgerConflictError where one is missing."""
-        bounds = {"after_us": window.after_us, "up_to_us": window.up_to_us}
-        for place, where, parameters, order in self._groups:
-            sql = f"{_SELECT} WHERE {where} AND {AFTER} AND {UP_TO} ORDER BY partition, log_index"
-            for columns in self._blocks(sql, parameters | bounds):
-                if order is not None:
-                    order.check(columns[0], columns[2])
-                yield _records(place, columns)
+    def read(self, window: Window) -> Iterator[RecordBlock]:
+        """The records of one window in blocks, topic by topic, in those partition by partition.
+
+        Raises LedgerConflictError where one is missing, StoreError where its bytes have expired.
+        """
+        for place, columns in self._read(_COLUMNS, window):
+            yield _block(place, columns)
+
+    def read_sent(self, window: Window) -> Iterator[list[SentRecord]]:
+        """The same with key and headers."""
+        for place, (*columns, keys, headers) in self._read(f"{_COLUMNS}, key, headers", window):
+            yield list(map(SentRecord, _block(place, columns).records(), keys, headers))
 
     def check_end(self) -> None:
         """After the last window: raises LedgerConflictError where records are missing at the end of a span."""
-        for *_, order in self._groups:
-            if order is not None:
-                order.check_end()
+        if self._order is not None:
+            self._order.check_end()
+
+    def _read(self, selected: str, window: Window) -> Iterator[tuple[LogPlace, Sequence[Any]]]:
+        """The columns of one window, a part of one log at a time."""
+        if not self._places:
+            return
+        sql = (
+            f"SELECT indexOf({{topic_ids:Array(UUID)}}, topic_id) AS topic_number, partition, {selected} FROM {LEDGER} "
+            f"WHERE {self._where} ORDER BY topic_number, partition, log_index"
+        )
+        bounds = {"after_us": window.after_us, "up_to_us": window.up_to_us}
+        for numbers, partitions, *columns in self._blocks(sql, self._parameters | bounds):
+            start = 0
+            while start < len(numbers):
+                end = bisect_right(numbers, numbers[start], start)
+                end = bisect_right(partitions, partitions[start], start, end)
+                place = self._places[numbers[start], partitions[start]]
+                part = [column[start:end] for column in columns]
+                if self._order is not None:
+                    self._order.check(place, part[1])
+                yield place, part
+                start = end
 
 
-_SELECT = (
-    f"SELECT partition, offset, log_index, {_TIME}, key, headers, raw, event_type, toUInt8(occurrence), poison_reason, "
-    f"reinterpretAsUInt64(value_sha256) FROM {LEDGER}"
+_THERE, _TOMBSTONE, _EXPIRED = 0, 1, 2
+_EMPTY_SHA256 = hashlib.sha256().hexdigest()
+_COLUMNS = (
+    "offset, log_index, toUnixTimestamp64Micro(ledger_time), raw, toUInt8(occurrence), "
+    f"multiIf(raw != '', {_THERE}, startsWith(poison_reason, '{TOMBSTONE}'), {_TOMBSTONE}, "
+    f"value_sha256 = unhex('{_EMPTY_SHA256}'), {_THERE}, {_EXPIRED})"
 )
-_EMPTY_SHA256_START = int.from_bytes(bytes.fromhex("e3b0c44298fc1c14"), "little")
 
 
-def _records(place: LogPlace, columns: Sequence[Any]) -> list[LedgerRecord]:
-    topic = place.topic
-    records = []
-    for partition, offset, index, time_us, key, headers, raw, kind, occurrence, poison, sha256 in zip(
-        *columns, strict=True
-    ):
-        value: bytes | None = raw
-        if not raw:
-            if poison[: len(TOMBSTONE)] == TOMBSTONE.encode():
-                value = None
-            elif sha256 != _EMPTY_SHA256_START:
+def _block(place: LogPlace, columns: Sequence[Any]) -> RecordBlock:
+    offsets, indexes, times_us, values, occurrences, states = columns
+    if any(states):
+        values = list(values)
+        for row, state in enumerate(states):
+            if state == _EXPIRED:
                 raise StoreError(
-                    f"the bytes of index {index} of {topic}, partition {partition} have expired",
+                    f"the bytes of index {indexes[row]} of {place.topic}, partition {place.partition} have expired",
                     next_step="begin the range later",
                 )
-        name, is_poison = _name(kind), poison != b""
-        fields = (topic, partition, offset, index, time_us, key, headers, value, name, occurrence, is_poison)
-        records.append(tuple.__new__(LedgerRecord, fields))  # by its name it takes twice as long
-    return records
-
-
-_names: dict[bytes, str] = {}  # record names of the catalogue: few
-
-
-def _name(kind: bytes) -> str:
-    name = _names.get(kind)
-    if name is None:
-        name = _names[kind] = kind.decode()
-    return name
+            if state == _TOMBSTONE:
+                values[row] = None
+    return RecordBlock(place, offsets, indexes, times_us, values, occurrences)
 
 
 class _LogOrder:
     """Sees to it that no index of the spans is missing or there twice."""
 
     def __init__(self, spans: Sequence[LogSpan]) -> None:
-        self._spans = {span.place.partition: span for span in spans}
-        self._next = {span.place.partition: span.first for span in spans}
+        self._spans = {span.place: span for span in spans}
+        self._next = {span.place: span.first for span in spans}
 
-    def check(self, partitions: Sequence[int], indexes: Sequence[int]) -> None:
-        """The indexes of a block, which stands in the order of partition and index."""
-        start = 0
-        while start < len(partitions):
-            partition = partitions[start]
-            end = start + 1
-            if partitions[-1] == partition:
-                end = len(partitions)
-            else:
-                while end < len(partitions) and partitions[end] == partition:
-                    end += 1
-            expected = range(self._next[partition], self._next[partition] + end - start)
-            if list(indexes[start:end]) != list(expected):
-                wrong = next(index for index, want in zip(indexes[start:end], expected, strict=True) if index != want)
-                self._refuse(partition, expected[0] if wrong > expected[0] else wrong, wrong)
-            self._next[partition] = expected.stop
-            start = end
+    def check(self, place: LogPlace, indexes: Sequence[int]) -> None:
+        """The indexes of the log's next records."""
+        expected = range(self._next[place], self._next[place] + len(indexes))
+        if list(indexes) != list(expected):
+            wrong = next(index for index, want in zip(indexes, expected, strict=True) if index != want)
+            raise _hole(place, f"index {min(wrong, expected[0])} is not where it must be")
+        self._next[place] = expected.stop
 
     def check_end(self) -> None:
         """Nothing is missing at the end."""
-        for partition, span in self._spans.items():
-            if self._next[partition] != span.behind:
-                self._refuse(partition, self._next[partition], None)
+        for place, span in self._spans.items():
+            if self._next[place] != span.behind:
+                raise _hole(place, f"index {self._next[place]} is missing")
 
-    def _refuse(self, partition: int, index: int, found: int | None) -> None:
-        topic = self._spans[partition].place.topic
-        what = (
-            f"index {self._next[partition]} is missing" if found is None else f"index {index} is not where it must be"
-        )
-        raise LedgerConflictError(
-            f"{what} in the ledger", where=f"{topic}, partition {partition}", next_step="agentledger verify says more"
-        )
+
+def _hole(place: LogPlace, what: str) -> LedgerConflictError:
+    return LedgerConflictError(
+        f"{what} in the ledger",
+        where=f"{place.topic}, partition {place.partition}",
+        next_step="agentledger verify says more",
+    )
 
 
 def by_topic(spans: Sequence[LogSpan]) -> dict[str, list[LogSpan]]:
@@ -175,22 +208,30 @@ def by_topic(spans: Sequence[LogSpan]) -> dict[str, list[LogSpan]]:
     return groups
 
 
-def span_condition(topic_id: str, spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
-    parameters: dict[str, Any] = {
-        "topic_id": topic_id,
-        "partitions": [span.place.partition for span in spans],
-        "firsts": [span.first for span in spans],
-        "behinds": [span.behind for span in spans],
-        "least": min(span.first for span in spans),
-        "most": max(span.behind for span in spans),
-    }
-    place = "indexOf({partitions:Array(UInt32)}, partition)"
-    return (
-        "topic_id = {topic_id:UUID} AND partition IN {partitions:Array(UInt32)} "
-        "AND log_index >= {least:UInt64} AND log_index < {most:UInt64} "
-        f"AND log_index >= {{firsts:Array(UInt64)}}[{place}] AND log_index < {{behinds:Array(UInt64)}}[{place}]",
-        parameters,
-    )
+def spans_condition(spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
+    """The condition in SQL that a row lies in one of these spans, and its server-side parameters."""
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    for number, group in enumerate(by_topic(spans).values()):
+        own = {
+            "topic_id": group[0].place.topic_id,
+            "partitions": [span.place.partition for span in group],
+            "firsts": [span.first for span in group],
+            "behinds": [span.behind for span in group],
+            "least": min(span.first for span in group),
+            "most": max(span.behind for span in group),
+        }
+        parameters |= {f"{name}_{number}": value for name, value in own.items()}
+        conditions.append(_IN_SPANS.replace("#", str(number)))
+    return " OR ".join(f"({condition})" for condition in conditions) or "0", parameters
+
+
+_IN_SPANS = (
+    "topic_id = {topic_id_#:UUID} AND partition IN {partitions_#:Array(UInt32)} "
+    "AND log_index >= {least_#:UInt64} AND log_index < {most_#:UInt64} "
+    "AND log_index >= {firsts_#:Array(UInt64)}[indexOf({partitions_#:Array(UInt32)}, partition)] "
+    "AND log_index < {behinds_#:Array(UInt64)}[indexOf({partitions_#:Array(UInt32)}, partition)]"
+)
 
 
 def split_headers(headers: bytes) -> list[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +34,7 @@ from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.topics import EVENTS, HOLDS, PARTIALS
 from agentledger.sinks.record_filter import EVERYTHING, TIME_US_MAX, RecordFilter
-from agentledger.sinks.replay_source import ALL_TIME, LedgerRecord, LogSpan, Window
+from agentledger.sinks.replay_source import ALL_TIME, LedgerRecord, LogSpan, RecordBlock, Window
 from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace
 from tests.run_logs import CODEC, PRICES, T0_US
 
@@ -55,19 +56,14 @@ class MemoryLedger:
         self.now_us += MS_US
         place = topic, partition_of(key, PARTITIONS) if partition is None else partition
         log = self.logs.setdefault(place, [])
-        kind, occurrence, is_poison = "", FIRST, False
-        try:
+        occurrence = FIRST
+        with suppress(AgentledgerError):
             event = CODEC.decode(value)
-        except AgentledgerError:
-            is_poison = True
-        else:
-            kind = type(event).__name__
-            known = self.ids.get(event.event_id)
-            if known is None:
-                self.ids[event.event_id] = value
+            if event.event_id in self.ids:
+                occurrence = DUPLICATE if self.ids[event.event_id] == value else CONFLICT
             else:
-                occurrence = DUPLICATE if known == value else CONFLICT
-        record = LedgerRecord(*place, len(log) * 2, len(log), self.now_us, key, b"", value, kind, occurrence, is_poison)
+                self.ids[event.event_id] = value
+        record = LedgerRecord(*place, len(log) * 2, len(log), self.now_us, value, occurrence)
         log.append(record)
         return record
 
@@ -115,7 +111,7 @@ class MemorySource:
 
     def partitions(self, spans: Sequence[LogSpan], wanted: RecordFilter) -> set[int]:
         reader = self.reader(spans, wanted)
-        return {record.partition for block in reader.read(ALL_TIME) for record in block}
+        return {block.place.partition for block in reader.read(ALL_TIME) if len(block)}
 
 
 class MemoryReader:
@@ -126,14 +122,16 @@ class MemoryReader:
         self._spans = spans
         self._wanted = wanted
 
-    def read(self, window: Window) -> Iterator[list[LedgerRecord]]:
+    def read(self, window: Window) -> Iterator[RecordBlock]:
         for span in self._spans:
             log = self._ledger.logs[span.place.topic, span.place.partition]
             rows = [row for row in log if span.first <= row.log_index < span.behind]
             if self._wanted == EVERYTHING and len(rows) != span.behind - span.first:
                 raise LedgerConflictError("an index is missing", where=span.place.topic)
             found = [row for row in rows if window.after_us < row.ledger_time_us <= window.up_to_us]
-            yield [row for row in found if is_wanted(row, self._wanted)]
+            wanted = [row for row in found if is_wanted(row, self._wanted)]
+            _, _, *columns = zip(*wanted, strict=True) if wanted else ((),) * 7
+            yield RecordBlock(span.place, *columns)
 
     def check_end(self) -> None:
         pass
@@ -211,7 +209,7 @@ class Live:
         log = self.ledger.logs.get((plan.input, partition), [])
         done = self._done.get(place, 0)
         for record in log[done : done + records_max]:
-            self._conclude(stage.take(record))
+            self._conclude(folded(stage, record))
         self._done[place] = min(len(log), done + records_max)
         if isinstance(stage, ScopeStage):
             partials = self._partials[partition]
@@ -251,6 +249,11 @@ class Live:
                 self._partials[home].append(item.value)
             else:
                 self._waiting.append(item)
+
+
+def folded(stage: Stage, record: LedgerRecord) -> Sequence[DerivedRecord]:
+    """What the stage concludes of one record."""
+    return stage.take(record.partition, record.offset, record.ledger_time_us, record.value)
 
 
 def lived(
@@ -301,5 +304,5 @@ def tick(ledger: MemoryLedger) -> None:
 
 def of_kind(ledger: MemoryLedger, kind: type[Any], number: int = 0) -> tuple[LedgerRecord, Any]:
     """One row of a kind that was met first, with its event."""
-    found = [row for row in ledger.rows() if row.event_type == kind.__name__ and row.occurrence == FIRST]
-    return found[number], CODEC.decode(found[number].value)
+    firsts = [(row, CODEC.decode(row.value)) for row in ledger.rows() if row.occurrence == FIRST]
+    return [one for one in firsts if isinstance(one[1], kind)][number]

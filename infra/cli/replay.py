@@ -104,6 +104,7 @@ class WhatIf:
 def _fold(what_if: WhatIf, wanted: Wanted, look: Looking, jobs: int, as_json: bool) -> int:
     from agentledger.infra import replay_report as say
     from agentledger.infra.replay import replay
+    from agentledger.infra.replay_crew import Crew
     from agentledger.infra.replay_wiring import wiring_of
 
     is_tally = what_if != WhatIf()
@@ -112,8 +113,8 @@ def _fold(what_if: WhatIf, wanted: Wanted, look: Looking, jobs: int, as_json: bo
         what_if.prices, what_if.budgets, what_if.rules, tenant_id=wanted.tenant_id or settings.tenant_id
     )
     try:
-        with look() as (begin, report):
-            found = replay(wiring, wanted, jobs=jobs, is_tally=is_tally, begin=begin, report=report)
+        with Crew(jobs) as crew, look() as (begin, report):  # the crew first: what looks has threads
+            found = replay(wiring, wanted, crew, is_tally=is_tally, begin=begin, report=report)
     except LedgerConflictError as error:
         error.exit_code = DIFFERENT  # nothing follows from a log with a hole
         raise
@@ -181,15 +182,15 @@ def rebuild_command(stages: tuple[str, ...], is_replacing: bool, jobs: int | Non
     """
     from agentledger.infra.endpoints import kafka_config
     from agentledger.infra.rebuild_state import rebuild
+    from agentledger.infra.replay_crew import Crew
     from agentledger.infra.replay_wiring import wiring_of
 
     settings = load_settings()
     wiring = wiring_of(settings)
-    with _progress("rebuild") as (begin, report):
+    with Crew(jobs or os.cpu_count() or 1) as crew, _progress("rebuild") as (begin, report):
         rebuilt = rebuild(
-            wiring, kafka_config(settings), stages, is_replacing=is_replacing, jobs=jobs or os.cpu_count() or 1,
-            begin=begin, report=report,
-        )  # fmt: skip
+            wiring, kafka_config(settings), stages, crew, is_replacing=is_replacing, begin=begin, report=report
+        )
     for one in rebuilt:
         click.echo(
             f"{one.stage}: {one.states:,} states of {one.partitions} partitions, folded from {one.folded:,} records; "

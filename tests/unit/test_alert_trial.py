@@ -30,7 +30,8 @@ class Source(MemorySource):
     def read(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> Iterator[list[LedgerRecord]]:
         reader = self.reader(spans, wanted)
         for window in self.windows(spans):
-            yield from reader.read(window)
+            for block in reader.read(window):
+                yield block.records()
 
 
 def ledger_of(*events: Event, first: MemoryLedger | None = None) -> MemoryLedger:

@@ -32,7 +32,8 @@ from agentledger.schemas.events import (
     Ticked,
 )
 from agentledger.schemas.topics import EVENTS, SPEND
-from agentledger.sinks.rows import FIRST
+from agentledger.sinks.replay_source import RecordBlock
+from agentledger.sinks.rows import FIRST, LogPlace
 from tests.hold_logs import HoldLog
 from tests.replay_rig import PARTITIONS, MemoryLedger, MemoryWiring, lived, of_kind
 from tests.run_logs import CODEC, T0_US, Author, interleaved, some_run
@@ -289,6 +290,40 @@ def test_parts_that_hold_each_others_counterparts_are_matched_in_the_end() -> No
     theirs.meet(row)
     verdict = conclude(CODEC, [mine.rest(), theirs.rest()])
     assert (verdict.equal.total(), verdict.count) == (1, 0)
+
+
+@given(count=st.integers(1, 30), in_memory_max=st.integers(1, 40), seed=SEEDS)
+@settings(deadline=None, max_examples=30)
+def test_law_rows_in_any_order_with_repetitions_are_matched_once(count: int, in_memory_max: int, seed: int) -> None:
+    rng, author = random.Random(seed), Author()
+    values = [CODEC.encode(author.model_call(1)) for _ in range(count)]
+    ledger = MemoryLedger()
+    order = rng.sample(values, count) if rng.random() < 0.5 else values
+    for value in order:
+        ledger.append(SPEND.name, b"", value, 0)
+        if rng.random() < 0.3:
+            ledger.append(SPEND.name, b"", value, 0)
+    comparison, rows = Comparison(in_memory_max), ledger.logs[SPEND.name, 0]
+    changed = rng.randrange(len(rows))
+    changed_to = CODEC.encode(replace(CODEC.decode(rows[changed].value), step=10**6))
+    is_first = rows[changed].occurrence == FIRST
+    rows[changed] = rows[changed]._replace(value=changed_to)
+    met = expected = 0
+    while met < len(rows) or expected < count:
+        if expected < count and (met == len(rows) or rng.random() < 0.5):
+            comparison.expect(Expected(SPEND.name, values[expected], 0, expected, T0_US))
+            expected += 1
+        else:
+            behind = min(len(rows), met + rng.randint(1, 5))
+            _, _, *columns = zip(*rows[met:behind], strict=True)
+            comparison.meet_all(RecordBlock(LogPlace(SPEND.name, "id", 0), *columns))
+            met = behind
+    assert comparison.expected == count
+    assert comparison.equal.total() == count - is_first
+    assert comparison.unequal == is_first
+    assert comparison.repeated == len(rows) - count
+    assert (comparison.rest().expected, comparison.rest().met) == ([], [])
+    comparison.close()
 
 
 def test_partials_come_back_source_by_source_up_to_a_time(tmp_path: Path) -> None:

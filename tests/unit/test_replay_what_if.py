@@ -28,7 +28,7 @@ from agentledger.schemas.testing.price_book import FixedPriceBook
 from agentledger.schemas.topics import EVENTS, SPEND
 from agentledger.sinks.replay_source import LedgerRecord
 from tests.hold_logs import HoldLog
-from tests.replay_rig import MemoryLedger, MemoryWiring, lived
+from tests.replay_rig import MemoryLedger, MemoryWiring, folded, lived
 from tests.run_logs import CODEC, PRICES, T0_US, Author, run_budget
 
 NO_RULES: tuple[Any, ...] = ()
@@ -278,12 +278,12 @@ def test_states_of_a_fold_go_on_as_if_it_had_never_ended(seed: int) -> None:
             log = ledger.logs.get((plan.input, partition), [])
             half = len(log) // 2
             whole, first = wiring.stage(plan, CODEC, partition), wiring.stage(plan, CODEC, partition)
-            _ = [whole.take(record) for record in log[:half]], [first.take(record) for record in log[:half]]
+            _ = [(folded(whole, record), folded(first, record)) for record in log[:half]]
             second = wiring.stage(plan, CODEC, partition)
             second.restore(first.states())  # type: ignore[attr-defined]
             again: list[LedgerRecord] = log[max(0, half - 3) :]  # the last ones come once more
-            expected = [item for record in log[half:] for item in whole.take(record)]
-            assert [item for record in again for item in second.take(record)] == expected
+            expected = [item for record in log[half:] for item in folded(whole, record)]
+            assert [item for record in again for item in folded(second, record)] == expected
             for stage in (whole, first, second):
                 stage.close()
 
@@ -295,11 +295,11 @@ def test_an_outcome_weeks_after_a_rebuild_is_joined_with_what_the_run_cost() -> 
     partition = partition_of(b"run-1", wiring.partitions)
     lost, rebuilt = wiring.stage(RUNS, CODEC, partition), wiring.stage(RUNS, CODEC, partition)
     for record in ledger.logs[EVENTS.name, partition]:
-        lost.take(record)
+        folded(lost, record)
     rebuilt.restore(lost.states())  # type: ignore[attr-defined]
     ledger.now_us += 20 * 86_400_000_000
     late = author.outcome(success=False)
-    said = rebuilt.take(ledger.append(EVENTS.name, late.run_id.encode(), CODEC.encode(late), partition))
+    said = folded(rebuilt, ledger.append(EVENTS.name, late.run_id.encode(), CODEC.encode(late), partition))
     [costed] = [CODEC.decode(one.value) for one in said if one.topic == SPEND.name]
     assert isinstance(costed, OutcomeCosted)
     assert (costed.outcome_event_id, costed.success, costed.cost_nanousd) == (late.event_id, False, 2_000_000)
