@@ -34,11 +34,13 @@ from agentledger.infra.replay_wanted import Wanted
 from agentledger.schemas.errors import ConfigurationError
 from agentledger.schemas.events import RunBudgetDeclared
 from agentledger.schemas.topics import EVENTS
+from agentledger.sinks.column_check import WrongColumn
 from agentledger.sinks.record_filter import TIME_US_MAX, RecordFilter
 from agentledger.sinks.replay_source import ALL_TIME, LogSpan
 
 RECORDS_PER_JOB = 50_000  # below that a process may take longer to start than to fold
 
+CHECKED_RECORDS = 50_000  # whose columns are looked at at a time: some 50 MB
 ALONE = Crew(1)
 
 Item = TypeVar("Item")
@@ -105,7 +107,7 @@ class Gathered:
 
     logs: int
     results: list[PartResult] = field(default_factory=list)
-    misread: list[tuple[LogSpan, int, str]] = field(default_factory=list)
+    misread: list[WrongColumn] = field(default_factory=list)
 
 
 def gather(
@@ -140,8 +142,8 @@ def gather(
         found.results += _joined(crew.work(fold_parts, groups, wiring, report))
     if with_columns:
         concluded = [span for span in derived if span.place.topic != EVENTS.name]  # of events, verify looks at them
-        shares = [concluded[number::jobs] for number in range(jobs)]
-        found.misread = _joined(crew.work(wrong_columns, shares, wiring))
+        windows = [(concluded, window) for window in source.windows(concluded, CHECKED_RECORDS)]
+        found.misread = _joined(crew.work(wrong_columns, windows, wiring))
     return found
 
 
@@ -220,14 +222,11 @@ def _derived(source: RecordSource, plans: Sequence[StagePlan], wanted: Wanted) -
     return [span for span in spans if span not in events or span.place.partition in told]
 
 
-def _add_misread(
-    found: ReplayReport, wiring: Wiring, wanted: Wanted, misread_rows: Sequence[tuple[LogSpan, int, str]]
-) -> None:
+def _add_misread(found: ReplayReport, wiring: Wiring, wanted: Wanted, misread_rows: Sequence[WrongColumn]) -> None:
     """Views read columns, not bytes: of what was concluded, both must say the same."""
     source, codec = wiring.source(), wiring.codec()
     named = {(one.topic, one.partition, one.log_index) for one in found.differences}
-    for span, index, text in misread_rows:
-        place = span.place
+    for place, index, text in misread_rows:
         if (place.topic, place.partition, index) in named:
             continue
         for block in source.reader([LogSpan(place, index, index + 1)]).read(ALL_TIME):

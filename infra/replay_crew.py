@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 POLL_S = 0.2  # between two looks at how far the processes are
-# A block makes some 100,000 objects, none of them in cycles: collections cost an eighth else. What lives on are states:
-# to look through those again and again finds nothing either.
-GC_THRESHOLDS = 50_000, 100
+# Folding makes states, which live on, and leaves no cycles: to look for those among all that lives costs a tenth of it.
+# Looked for they are all the same, as what reads and compares may leave some when it fails.
+RECORDS_PER_COLLECTION = 1_000_000
 
 Report = Callable[[int], None]  # told how many more records were folded
 Task = TypeVar("Task")
@@ -54,7 +54,7 @@ class Crew:
         """`function(task, tools, report)` of all tasks, in their order. Raises what the first one raises that fails."""
         if self.jobs == 1:
             with _few_collections():
-                return [function(task, tools, report) for task in tasks]
+                return [function(task, tools, _collecting(report)) for task in tasks]
         pool = self._pool or self._start("spawn")
         futures = [pool.submit(_run, function, task, tools) for task in tasks]
         waiting, known = set(futures), self._folded.value
@@ -84,12 +84,28 @@ def _is_alone() -> bool:
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLDS)
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*thresholds)
+        if was_enabled:
+            gc.enable()
+
+
+def _collecting(report: Report) -> Report:
+    """Reports, and looks for cycles now and then."""
+    since = 0
+
+    def count(more: int) -> None:
+        nonlocal since
+        since += more
+        if since >= RECORDS_PER_COLLECTION:
+            since = 0
+            gc.collect()
+        report(more)
+
+    return count
 
 
 _folded: Any = None  # of a process of the pool: see Crew
@@ -99,7 +115,7 @@ def _begin(folded: Any) -> None:
     global _folded  # noqa: PLW0603 - shared memory reaches a process only when it starts
     _folded = folded
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.disable()
 
 
 def _count(more: int) -> None:
@@ -108,4 +124,4 @@ def _count(more: int) -> None:
 
 
 def _run(function: Callable[[Any, Any, Report], Any], task: Any, tools: Any) -> Any:
-    return function(task, tools, _count)
+    return function(task, tools, _collecting(_count))

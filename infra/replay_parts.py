@@ -19,6 +19,7 @@ from agentledger.schemas.codec import Codec
 from agentledger.schemas.errors import AgentledgerError, LedgerConflictError, UsageError
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
+from agentledger.sinks.column_check import WrongColumn
 from agentledger.sinks.record_filter import RecordFilter
 from agentledger.sinks.replay_source import LogSpan, RecordBlock, Window
 from agentledger.sinks.rows import FIRST
@@ -42,7 +43,7 @@ class RecordSource(Protocol):
     def spans(self, topics: Sequence[str] = (), *, from_us: int = ..., to_us: int = ...) -> list[LogSpan]:
         """The part of each log of these topics in that ledger time."""
 
-    def windows(self, spans: Sequence[LogSpan]) -> list[Window]:
+    def windows(self, spans: Sequence[LogSpan], records: int = ...) -> list[Window]:
         """Parts of ledger time with a bounded number of records each."""
 
     def reader(self, spans: Sequence[LogSpan], wanted: RecordFilter = ...) -> WindowReader:
@@ -84,8 +85,8 @@ class Wiring(Protocol):
     def stage(self, plan: StagePlan, codec: Codec, partition: int) -> Stage:
         """A stage that has folded nothing yet."""
 
-    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
-        """The rows whose typed columns don't say what their bytes say: log, index, and what is wrong."""
+    def wrong_columns(self, spans: Sequence[LogSpan], window: Window) -> list[WrongColumn]:
+        """The rows of these logs in that window whose typed columns don't say what their bytes say."""
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:
         """Called when all is folded, with the conclusions that aren't in the ledger: how many of them were published,
@@ -261,6 +262,6 @@ def fold_parts(tasks: Sequence[PartTask], wiring: Wiring, report: Report) -> lis
             part.close()
 
 
-def wrong_columns(spans: Sequence[LogSpan], wiring: Wiring, _report: Report) -> list[tuple[LogSpan, int, str]]:
-    """The rows of these logs whose columns don't say what their bytes say. Raises StoreError."""
-    return list(wiring.wrong_columns(spans))
+def wrong_columns(task: tuple[Sequence[LogSpan], Window], wiring: Wiring, _report: Report) -> list[WrongColumn]:
+    """The rows of these logs in that window whose columns don't say what their bytes say. Raises StoreError."""
+    return wiring.wrong_columns(*task)

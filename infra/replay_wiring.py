@@ -26,18 +26,14 @@ from agentledger.infra.settings import Settings
 from agentledger.processors.rules.loading import rules_or_default
 from agentledger.processors.scope_rules import watches_of
 from agentledger.schemas.codec import Codec
-from agentledger.schemas.heads import LogId
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.price_books import open_prices
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import EVENTS, HOLDS
+from agentledger.sinks.column_check import ColumnCheck, WrongColumn
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.queries import store_error
-from agentledger.sinks.replay_source import LogSpan, ReplaySource
-from agentledger.sinks.verify_columns import filled_columns
-from agentledger.sinks.verify_rows import RowChecker
-
-CHECKED_ROWS = 50_000  # rows of a log checked at a time: some 50 MB
+from agentledger.sinks.replay_source import LogSpan, ReplaySource, Window
 
 
 @dataclass(frozen=True)
@@ -107,16 +103,11 @@ class LedgerWiring:
             return HoldStage(codec, self.partitions)
         return ScopeStage(codec, self.partitions, watches_of(rules_or_default(self.rules_file)))
 
-    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
-        """The rows whose typed columns don't say what their bytes say: log, index, and what is wrong."""
+    def wrong_columns(self, spans: Sequence[LogSpan], window: Window) -> list[WrongColumn]:
+        """The rows of these logs in that window whose typed columns don't say what their bytes say."""
         reader = ClickHouseLeafReader(self.clickhouse_url, self.clickhouse_user, self.clickhouse_password)
         registry = open_registry(self.schema_registry_url, basic_auth=self.schema_registry_auth)
-        filled = filled_columns(reader)
-        for span in spans:
-            checker = RowChecker(reader, registry, LogId(span.place.topic_id, span.place.partition), filled)
-            starts = range(span.first, span.behind, CHECKED_ROWS)
-            for checked in checker.check((first, min(span.behind, first + CHECKED_ROWS)) for first in starts):
-                yield from ((span, one.log_index, one.text) for one in checked.problems if one.kind == "column")
+        return list(ColumnCheck(reader, registry, spans).wrong(window))
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:
         """A replay keeps nothing."""

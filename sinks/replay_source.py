@@ -157,9 +157,11 @@ class ReplaySource:
                 for _ in self.read([span]):
                     pass
 
-    def windows(self, spans: Sequence[LogSpan]) -> list[Window]:
-        """Parts of ledger time in order, about SLICE_ROWS records of the spans in each; together they are all time."""
-        if sum(span.behind - span.first for span in spans) <= SLICE_ROWS:
+    def windows(self, spans: Sequence[LogSpan], records: int = 0) -> list[Window]:
+        """Parts of ledger time in order, about so many records of the spans in each, else SLICE_ROWS; together they are
+        all time."""
+        records = records or SLICE_ROWS
+        if sum(span.behind - span.first for span in spans) <= records:
             return [ALL_TIME]
         rows = self._query(
             "SELECT toUnixTimestamp64Micro(max(at)) FROM (SELECT last_ledger_time AS at, sum(rows) OVER "
@@ -169,7 +171,7 @@ class ReplaySource:
             {
                 "ids": sorted({span.place.topic_id for span in spans}),
                 "partitions": sorted({span.place.partition for span in spans}),
-                "slice_rows": SLICE_ROWS,
+                "slice_rows": records,
             },
         )
         ends = [up_to for (up_to,) in rows[:-1]] + [ALL_TIME.up_to_us]

@@ -16,6 +16,7 @@ from agentledger.sinks.tables import LEDGER
 TOMBSTONE = "tombstone"
 AFTER = "ledger_time > fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')"
 UP_TO = "ledger_time <= fromUnixTimestamp64Micro({up_to_us:Int64}, 'UTC')"
+IN_WINDOW = f"{AFTER} AND {UP_TO}"
 
 
 class LedgerRecord(NamedTuple):
@@ -96,14 +97,11 @@ class SpanReader:
         wanted: RecordFilter,
     ) -> None:
         self._blocks = blocks
-        groups = list(by_topic(spans).values())
-        self._places = {
-            (number, span.place.partition): span.place for number, group in enumerate(groups, 1) for span in group
-        }
+        self._places = places_by_number(spans)
         condition, parameters = wanted.condition()
         where, own = spans_condition(spans)
-        self._where = f"({where})" + (f" AND {condition}" if condition else "") + f" AND {AFTER} AND {UP_TO}"
-        self._parameters = own | parameters | {"topic_ids": [group[0].place.topic_id for group in groups]}
+        self._where = f"({where})" + (f" AND {condition}" if condition else "") + f" AND {IN_WINDOW}"
+        self._parameters = own | parameters
         self._order = None if condition else _LogOrder(spans)
 
     def read(self, window: Window) -> Iterator[RecordBlock]:
@@ -129,11 +127,10 @@ class SpanReader:
         if not self._places:
             return
         sql = (
-            f"SELECT indexOf({{topic_ids:Array(UUID)}}, topic_id) AS topic_number, partition, {selected} FROM {LEDGER} "
+            f"SELECT {TOPIC_NUMBER} AS topic_number, partition, {selected} FROM {LEDGER} "
             f"WHERE {self._where} ORDER BY topic_number, partition, log_index"
         )
-        bounds = {"after_us": window.after_us, "up_to_us": window.up_to_us}
-        for numbers, partitions, *columns in self._blocks(sql, self._parameters | bounds):
+        for numbers, partitions, *columns in self._blocks(sql, self._parameters | window._asdict()):
             start = 0
             while start < len(numbers):
                 end = bisect_right(numbers, numbers[start], start)
@@ -209,10 +206,12 @@ def by_topic(spans: Sequence[LogSpan]) -> dict[str, list[LogSpan]]:
 
 
 def spans_condition(spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
-    """The condition in SQL that a row lies in one of these spans, and its server-side parameters."""
+    """The condition in SQL that a row lies in one of these spans, and the server-side parameters of it and of
+    TOPIC_NUMBER."""
     conditions: list[str] = []
-    parameters: dict[str, Any] = {}
-    for number, group in enumerate(by_topic(spans).values()):
+    groups = by_topic(spans)
+    parameters: dict[str, Any] = {"topic_ids": list(groups)}
+    for number, group in enumerate(groups.values()):
         own = {
             "topic_id": group[0].place.topic_id,
             "partitions": [span.place.partition for span in group],
@@ -226,6 +225,13 @@ def spans_condition(spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
     return " OR ".join(f"({condition})" for condition in conditions) or "0", parameters
 
 
+def places_by_number(spans: Sequence[LogSpan]) -> dict[tuple[int, int], LogPlace]:
+    """The log in which a row lies, by its TOPIC_NUMBER and its partition."""
+    groups = enumerate(by_topic(spans).values(), 1)
+    return {(number, span.place.partition): span.place for number, group in groups for span in group}
+
+
+TOPIC_NUMBER = "indexOf({topic_ids:Array(UUID)}, topic_id)"
 _IN_SPANS = (
     "topic_id = {topic_id_#:UUID} AND partition IN {partitions_#:Array(UInt32)} "
     "AND log_index >= {least_#:UInt64} AND log_index < {most_#:UInt64} "

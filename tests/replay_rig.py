@@ -33,6 +33,7 @@ from agentledger.schemas.events import Event, Ticked
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.ports import PriceBook
 from agentledger.schemas.topics import EVENTS, HOLDS, PARTIALS
+from agentledger.sinks.column_check import WrongColumn
 from agentledger.sinks.record_filter import EVERYTHING, TIME_US_MAX, RecordFilter
 from agentledger.sinks.replay_source import ALL_TIME, LedgerRecord, LogSpan, RecordBlock, Window
 from agentledger.sinks.rows import CONFLICT, DUPLICATE, FIRST, LogPlace
@@ -98,7 +99,7 @@ class MemorySource:
                 found.append(LogSpan(place, indexes[0], indexes[-1] + 1))
         return found
 
-    def windows(self, _spans: Sequence[LogSpan]) -> list[Window]:
+    def windows(self, _spans: Sequence[LogSpan], _records: int = 0) -> list[Window]:
         step_us = (self._ledger.now_us - T0_US) // WINDOWS + 1
         ends = [*range(T0_US, self._ledger.now_us, step_us), ALL_TIME.up_to_us]
         return [Window(after, up_to) for after, up_to in zip([ALL_TIME.after_us, *ends], ends, strict=False)]
@@ -181,8 +182,8 @@ class MemoryWiring:
             return HoldStage(codec, PARTITIONS)
         return ScopeStage(codec, PARTITIONS, watches_of(self.rules))
 
-    def wrong_columns(self, spans: Sequence[LogSpan]) -> Iterator[tuple[LogSpan, int, str]]:
-        yield from ()
+    def wrong_columns(self, spans: Sequence[LogSpan], window: Window) -> list[WrongColumn]:
+        return []
 
     def keep(self, task: PartTask, stage: Stage, left: Iterator[Expected]) -> tuple[int, int]:
         return 0, 0

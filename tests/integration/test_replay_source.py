@@ -14,7 +14,7 @@ from agentledger.schemas.errors import LedgerConflictError, StoreError, UsageErr
 from agentledger.schemas.events import Ticked
 from agentledger.schemas.topics import EVENTS, SPEND
 from agentledger.sinks.record_filter import RecordFilter
-from agentledger.sinks.replay_source import LedgerRecord, LogSpan, ReplaySource, split_headers
+from agentledger.sinks.replay_source import ALL_TIME, LedgerRecord, LogSpan, ReplaySource, Window, split_headers
 from agentledger.sinks.rows import DUPLICATE
 from agentledger.sinks.tables import BATCHES, LEDGER, PURGED
 from tests.evidence_rig import CODEC, NOW_US, EvidenceRig, event
@@ -175,11 +175,20 @@ def test_bytes_that_have_expired_are_said(rig: EvidenceRig) -> None:
 
 
 def test_a_wrong_column_is_found_and_no_right_one(rig: EvidenceRig) -> None:
-    rig.write(rig.place(EVENTS.name, 0), list(rig.events(30)))
+    filled(rig, random.Random(4))
     wiring = LedgerWiring(rig.url, partitions=2)
     spans = wiring.source().spans()
-    assert list(wiring.wrong_columns(spans)) == []
-    rig.command(f"ALTER TABLE {LEDGER} UPDATE workflow = 'other' WHERE log_index = 11")
-    [(span, index, text)] = wiring.wrong_columns(spans)
-    assert (span, index) == (spans[0], 11)
-    assert "workflow" in text
+    assert wiring.wrong_columns(spans, ALL_TIME) == []
+    assert wiring.wrong_columns([], ALL_TIME) == []
+    [[index]] = rig.rows(f"SELECT max(log_index) FROM {LEDGER} WHERE topic = '{SPEND.name}' AND event_type != ''")
+    one = f"topic = '{SPEND.name}' AND log_index = {index}"
+    for column in ("workflow", "rule_version"):  # one that its record has, and one that only others have
+        rig.command(f"ALTER TABLE {LEDGER} UPDATE {column} = 'other' WHERE {one}")
+        [wrong] = wiring.wrong_columns(spans, ALL_TIME)
+        assert (wrong.place, wrong.log_index) == (spans[-1].place, index)
+        assert ("column workflow" in wrong.text) == (column == "workflow")
+        rig.command(f"ALTER TABLE {LEDGER} UPDATE {column} = '' WHERE {one}")
+    [[time_us]] = rig.rows(f"SELECT toUnixTimestamp64Micro(ledger_time) FROM {LEDGER} WHERE {one}")
+    rig.command(f"ALTER TABLE {LEDGER} UPDATE step = 77 WHERE {one}")
+    assert wiring.wrong_columns(spans, Window(0, time_us - 1)) == []
+    assert [wrong.log_index for wrong in wiring.wrong_columns(spans, Window(time_us - 1, time_us))] == [index]
