@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,8 +17,8 @@ from agentledger.schemas.errors import AgentledgerError
 FRESH_US = 1_000_000  # younger than the interval at which pages hear of news
 REST_FACTOR = 20  # asked anew after 20 times as long as it took: at most a twentieth of the server's time
 REST_US_MAX = 300_000_000  # but after five minutes
-WAIT_S_MAX = 0.1  # that a page waits for a newer answer
-FIRST_WAIT_S_MAX = 5.0  # that it waits for the first one
+WAIT_S_MAX = 0.1  # that a page waits for newer answers, for all of them together
+FIRST_WAIT_S_MAX = 1.0  # that it waits for the first ones; then it says that they are being counted, and asks again
 THREADS = 4
 ANSWERS_MAX = 1_000  # then the one that was asked for longest ago goes
 
@@ -50,6 +50,10 @@ class _Answer:
         rest_us = min(max(FRESH_US, REST_FACTOR * self.took_us), REST_US_MAX)
         return self.under_way is None and not 0 <= now_us - self.tried_us < rest_us
 
+    def shown(self, now_us: int) -> Snapshot[Any]:
+        with self.lock:
+            return Snapshot(self.value, self.as_of_us, self.as_of_us > now_us - FRESH_US, self.error)
+
 
 class Snapshots:
     """The answers of all tenants; a key must name the tenant. `clock_ns` says how long something took."""
@@ -62,18 +66,24 @@ class Snapshots:
 
     def of(self, key: Key, ask: Callable[[], Value], now_us: int) -> Snapshot[Value]:
         """The answer to `ask`; it is as seldom renewed as it takes long."""
-        answer = self._answer(key)
-        with answer.lock:
-            if answer.is_due(now_us):
-                answer.under_way = self._pool.submit(self._renew, answer, ask, now_us)
-            under_way = answer.under_way
-            was_quick = answer.took_us < WAIT_S_MAX * 1_000_000
-            is_first = answer.tried_us == 0
-        if under_way is not None and (was_quick or is_first):
-            wait([under_way], FIRST_WAIT_S_MAX if is_first else WAIT_S_MAX)
-        with answer.lock:
-            is_latest = answer.as_of_us > now_us - FRESH_US
-            return Snapshot(answer.value, answer.as_of_us, is_latest, answer.error)
+        return self.together({key: ask}, now_us)[key]
+
+    def together(self, asks: Mapping[Key, Callable[[], Any]], now_us: int) -> dict[Key, Snapshot[Any]]:
+        """The answers to all of them, which are asked at the same time and waited for together."""
+        answers = {key: self._answer(key) for key in asks}
+        first, quick = [], []
+        for key, ask in asks.items():
+            answer = answers[key]
+            with answer.lock:
+                if answer.is_due(now_us):
+                    answer.under_way = self._pool.submit(self._renew, answer, ask, now_us)
+                if answer.under_way is not None and answer.tried_us == 0:
+                    first.append(answer.under_way)
+                elif answer.under_way is not None and answer.took_us < WAIT_S_MAX * 1_000_000:
+                    quick.append(answer.under_way)
+        wait(first, FIRST_WAIT_S_MAX)
+        wait(quick, WAIT_S_MAX)
+        return {key: answer.shown(now_us) for key, answer in answers.items()}
 
     def _answer(self, key: Key) -> _Answer:
         with self._lock:

@@ -17,7 +17,7 @@ from agentledger.sinks.console.ports import ConsolePorts, Look
 from agentledger.sinks.console.recent_looks import RecentLooks
 from agentledger.sinks.console.rendering import render
 from agentledger.sinks.console.sessions import Visitor
-from agentledger.sinks.console.snapshots import Snapshot, Snapshots
+from agentledger.sinks.console.snapshots import Key, Snapshot, Snapshots
 from agentledger.sinks.queries import Client, query
 from agentledger.sinks.read_event import CountedReads
 
@@ -26,8 +26,8 @@ SUM_TIME_S_MAX = 120  # of what is asked in the background, for several pages
 PAGE_ROWS_MAX = 25_000  # above the longest page: a run's 20,000 events
 TEXT_CHARS_MAX = 1024  # of what a visitor types into a field
 
-
 Value = TypeVar("Value")
+Question = tuple[str, Mapping[str, Any]]  # SQL, and its parameters
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Visit:
             self.ports.client, sql, parameters=given, time_s_max=SUM_TIME_S_MAX, rows_max=PAGE_ROWS_MAX
         ).records()  # fmt: skip
 
-    def rows_together(self, questions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    def rows_together(self, questions: Mapping[str, Question]) -> dict[str, list[dict[str, Any]]]:
         """The answers to queries of ours, each with its parameters, asked at the same time. Raises StoreError."""
         asked = {
             name: self.questions.submit(self.rows, sql, **parameters) for name, (sql, parameters) in questions.items()
@@ -74,9 +74,14 @@ class Visit:
         wait(asked.values())
         return {name: answer.result() for name, answer in asked.items()}
 
-    def snapshot(self, key: tuple[str, ...], ask: Callable[[], Value]) -> Snapshot[Value]:
+    def snapshot(self, key: Key, ask: Callable[[], Value]) -> Snapshot[Value]:
         """What `ask` gives for the visitor's tenant, as `Snapshots.of` has it."""
         return self.snapshots.of((self.visitor.tenant_id, *key), ask, self.now_us)
+
+    def snapshots_together(self, asks: Mapping[Key, Callable[[], Any]]) -> dict[Key, Snapshot[Any]]:
+        """The same for several, which are waited for together."""
+        found = self.snapshots.together({(self.visitor.tenant_id, *key): ask for key, ask in asks.items()}, self.now_us)
+        return {key[1:]: snapshot for key, snapshot in found.items()}
 
     def text(self, name: str) -> str:
         """A field of the query string. Raises UsageError where it is too long."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
 from agentledger.schemas.scopes import LABEL_SCOPE
 from agentledger.sinks.budget_usage import AMOUNTS, used_sql
-from agentledger.sinks.console.snapshots import Snapshot, oldest
-from agentledger.sinks.console.visits import Visit
+from agentledger.sinks.console.snapshots import Key, Snapshot, oldest
+from agentledger.sinks.console.visits import Question, Visit
 
 BUDGETS_MAX = 100
 ACCOUNTS_MAX = 5  # of a budget that each agent, user … has for itself: those that used most
@@ -68,6 +69,26 @@ class Account(NamedTuple):
     held: int
 
 
+class InForce(NamedTuple):
+    """A declared budget, its window now, and the SQL of what is used of it; empty where its run's page shows that."""
+
+    declared: Mapping[str, Any]
+    start_us: int | None
+    end_us: int | None
+    sql: str
+
+    @property
+    def is_sliding(self) -> bool:
+        """Whether its window's start moves with the time."""
+        return bool(self.declared["window"] == "sliding")
+
+    @property
+    def key(self) -> Key:
+        """Of its sums: another declaration and another window have others."""
+        return ("used", self.declared["budget_id"], self.declared["metric"], str(self.declared["ledger_time"]),
+                "sliding" if self.is_sliding else str(self.start_us))  # fmt: skip
+
+
 class BudgetRow(NamedTuple):
     """A declared budget and its accounts, the one that used most first."""
 
@@ -81,8 +102,10 @@ class BudgetRow(NamedTuple):
 
 def show_budgets(visit: Visit) -> Response:
     """The page /budgets."""
-    found = visit.rows_together({"halts": (_HALTS, {}), "commands": (_COMMANDS, {}), "holds": (_HOLDS, {})})
-    budgets = budget_rows(visit)
+    questions: dict[str, Question] = {"halts": (_HALTS, {}), "commands": (_COMMANDS, {}), "holds": (_HOLDS, {})}
+    found = visit.rows_together({**questions, **budget_questions(visit.now_us)})
+    in_force = budgets_in_force(visit, found["declared"])
+    budgets = budget_rows(in_force, found["held"], visit.snapshots_together(budget_sums(visit, in_force)))
     return visit.page(
         "budgets.html", budgets=budgets, halts=halts(found["halts"]), commands=found["commands"], holds=found["holds"],
         age=oldest([budget.counted for budget in budgets if budget.counted]), scopes=SCOPES, sent=visit.text("sent"),
@@ -97,13 +120,36 @@ def halts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for row in found]  # fmt: skip
 
 
-def budget_rows(visit: Visit) -> list[BudgetRow]:
-    """The budgets in force with what is used of each: from the widest scope to the narrowest."""
-    found = visit.rows_together(
-        {"declared": (_BUDGETS, {}), "held": (_HELD, {"since_us": visit.now_us - 24 * HOUR_US})}
+def budget_questions(now_us: int) -> dict[str, Question]:
+    """What is asked of the budgets in force: what was declared, and what is held of it."""
+    return {"declared": (_BUDGETS, {}), "held": (_HELD, {"since_us": now_us - 24 * HOUR_US})}
+
+
+def budgets_in_force(visit: Visit, declared: Sequence[Mapping[str, Any]]) -> list[InForce]:
+    """The declared budgets with their windows."""
+    return [_in_force(visit, one) for one in declared]
+
+
+def _in_force(visit: Visit, declared: Mapping[str, Any]) -> InForce:
+    window = visit.ports.window_of(
+        declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
     )
-    held = {(row["budget_id"], row["metric"], row["account"]): row["held"] for row in found["held"]}
-    rows = [_row(visit, declared, held) for declared in found["declared"]]
+    each_run = declared["window"] == "run"  # the run's page shows those
+    sql = "" if each_run else used_sql(declared["scope"], declared["metric"], accounts_max=ACCOUNTS_MAX)
+    return InForce(declared, window.start_us, window.end_us, sql)
+
+
+def budget_sums(visit: Visit, budgets: Sequence[InForce]) -> dict[Key, Callable[[], list[dict[str, Any]]]]:
+    """What is used of each: sums that are kept."""
+    return {budget.key: partial(_used, visit, budget) for budget in budgets if budget.sql}
+
+
+def budget_rows(
+    budgets: Sequence[InForce], held: Sequence[Mapping[str, Any]], sums: Mapping[Key, Snapshot[Any]]
+) -> list[BudgetRow]:
+    """The budgets in force with what is used and held of each: from the widest scope to the narrowest."""
+    amounts = {(row["budget_id"], row["metric"], row["account"]): row["held"] for row in held}
+    rows = [_row(budget, sums.get(budget.key), amounts) for budget in budgets]
     return sorted(rows, key=lambda row: row.depth)
 
 
@@ -120,36 +166,30 @@ def _depth(scope: str) -> int:
     return DEPTHS.get(scope, DEPTHS["team"])  # a label groups runs as a team does
 
 
-def _row(visit: Visit, declared: Mapping[str, Any], held: Mapping[tuple[str, str, str], int]) -> BudgetRow:
-    window = visit.ports.window_of(
-        declared["window"], visit.now_us, time_zone=declared["time_zone"], window_ms=declared["window_ms"]
-    )
+def _row(budget: InForce, counted: Snapshot[Any] | None, held: Mapping[tuple[str, str, str], int]) -> BudgetRow:
+    declared = budget.declared
     depth = _depth(declared["scope"])
-    each_run = declared["window"] == "run"  # the run's page shows those
-    sql = "" if each_run else used_sql(declared["scope"], declared["metric"], accounts_max=ACCOUNTS_MAX)
-    if not sql:
-        return BudgetRow(declared, window.start_us, window.end_us, [], depth)
-    is_sliding = declared["window"] == "sliding"  # its start moves with the time
-    key = ("used", declared["budget_id"], declared["metric"], str(declared["ledger_time"]),
-           "sliding" if is_sliding else str(window.start_us))  # fmt: skip
-    counted = visit.snapshot(key, lambda: _used(visit, sql, declared, window.start_us or 0))
+    if counted is None:
+        return BudgetRow(declared, budget.start_us, budget.end_us, [], depth)
     accounts = [
         Account(
             row["account"], row["used"], row["last_hour"],
             # A sliding window has no end to come to.
-            None if is_sliding else forecast(row["used"], row["last_hour"], counted.as_of_us, window.end_us),
+            None if budget.is_sliding
+            else forecast(row["used"], row["last_hour"], counted.as_of_us, budget.end_us),
             held.get((declared["budget_id"], declared["metric"], row["account"]), 0),
         )
         for row in counted.value or []
-        if row["used"] or not is_sliding
+        if row["used"] or not budget.is_sliding
     ]  # fmt: skip
-    return BudgetRow(declared, window.start_us, window.end_us, accounts, depth, counted)
+    return BudgetRow(declared, budget.start_us, budget.end_us, accounts, depth, counted)
 
 
-def _used(visit: Visit, sql: str, declared: Mapping[str, Any], since_us: int) -> list[dict[str, Any]]:
-    """What each account has used since then, those that used most. It reads every record of the window."""
+def _used(visit: Visit, budget: InForce) -> list[dict[str, Any]]:
+    """What each account has used in the window, those that used most. It reads every record of the window."""
+    declared = budget.declared
     return visit.sums(
-        sql, event_types=list(AMOUNTS[declared["metric"]].event_types), since_us=since_us,
+        budget.sql, event_types=list(AMOUNTS[declared["metric"]].event_types), since_us=budget.start_us or 0,
         hour_ago_us=visit.now_us - HOUR_US, scope_value=declared["scope_value"],
         label=declared["scope"].removeprefix(LABEL_SCOPE),
     )  # fmt: skip

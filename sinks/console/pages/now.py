@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from agentledger.sinks.console.charts import Chart, Line
-from agentledger.sinks.console.pages.budgets import budget_rows, nearest_first
+from agentledger.sinks.console.pages.budgets import (
+    budget_questions,
+    budget_rows,
+    budget_sums,
+    budgets_in_force,
+    nearest_first,
+)
 from agentledger.sinks.console.snapshots import oldest
 from agentledger.sinks.console.visits import Visit
 
@@ -45,6 +52,7 @@ SELECT topic, max(last_ledger_time) AS newest,
     dateDiff('millisecond', argMax(last_ledger_time, written_at), max(written_at)) AS lag_ms
 FROM agentledger.ledger_batches WHERE written_at >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
 GROUP BY topic ORDER BY topic"""
+_OF_DAY = {"spent": _SPENT, "flight": _FLIGHT, "stages": _STAGES}  # these are kept
 _CHECKPOINT = f"""
 SELECT max(ledger_time) AS signed_at, count() AS signed FROM agentledger.ledger
 WHERE event_type = 'CheckpointSigned' AND occurrence = 'first' AND {_SINCE}"""
@@ -53,29 +61,26 @@ WHERE event_type = 'CheckpointSigned' AND occurrence = 'first' AND {_SINCE}"""
 def show_now(visit: Visit) -> Response:
     """The page /."""
     now_us = visit.now_us
-    day = {"since_us": now_us - DAY_US}
     found = visit.rows_together({
         "hour": (_PACE, {"since_us": now_us - HOUR_US}),
         "signed": (_CHECKPOINT, {"since_us": now_us - MONTH_US}),
         "alerts": (ALERTS, {"rows_max": ALERT_ROWS_MAX}),
+        **budget_questions(now_us),
     })  # fmt: skip
-    kept = {
-        "spent": visit.snapshot(("spent",), lambda: visit.sums(_SPENT, **day)),
-        "flight": visit.snapshot(("flight",), lambda: visit.sums(_FLIGHT, **day)),
-        "stages": visit.snapshot(("stages",), lambda: visit.sums(_STAGES, **day)),
-    }
-    budgets = budget_rows(visit)
-    spent, flight = kept["spent"].value or [], kept["flight"].value or []
+    in_force = budgets_in_force(visit, found["declared"])
+    of_day = {name: partial(visit.sums, sql, since_us=now_us - DAY_US) for name, sql in _OF_DAY.items()}
+    kept = visit.snapshots_together({**{(name,): ask for name, ask in of_day.items()}, **budget_sums(visit, in_force)})
+    spent, flight, stages = (kept[name,].value for name in _OF_DAY)
     return visit.page(
         "now.html", **_spend(spent, now_us), flight=flight, in_flight=flight[0]["in_flight"] if flight else 0,
-        hour=found["hour"][0], alerts=found["alerts"], signed=found["signed"][0],
-        stages=kept["stages"].value or [], budgets=nearest_first(budgets)[:5],
-        age=oldest([*kept.values(), *(budget.counted for budget in budgets if budget.counted)]),
+        hour=found["hour"][0], alerts=found["alerts"], signed=found["signed"][0], stages=stages,
+        budgets=nearest_first(budget_rows(in_force, found["held"], kept))[:5], age=oldest([*kept.values()]),
     )  # fmt: skip
 
 
-def _spend(spent: list[dict[str, Any]], now_us: int) -> dict[str, Any]:
+def _spend(counted: list[dict[str, Any]] | None, now_us: int) -> dict[str, Any]:
     """The sums of the day and its last hour, and the chart."""
+    spent = counted or []
     costs = [row["cost"] for row in spent if row["cost"] is not None]
     hour_ago_s = (now_us - HOUR_US - 900_000_000) / 1_000_000
     chart = Chart(
@@ -85,6 +90,6 @@ def _spend(spent: list[dict[str, Any]], now_us: int) -> dict[str, Any]:
     )
     return {
         "chart": chart, "cost_of_day": sum(costs) if costs else None,
-        "cost_of_hour": sum(row["cost"] or 0 for row in spent if row["at_s"] > hour_ago_s),
+        "cost_of_hour": None if counted is None else sum(row["cost"] or 0 for row in spent if row["at_s"] > hour_ago_s),
         "unpriced": sum(row["unpriced"] for row in spent),
     }  # fmt: skip
