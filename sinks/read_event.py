@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +16,14 @@ WORKFLOW = "read"
 
 
 class CountedReads:
-    """A client that counts what its answers took: rows and bytes that the server read, rows that it gave back."""
+    """A client that counts what its answers took: rows and bytes that the server read, rows that it gave back.
+
+    It may be asked by several threads.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._lock = threading.Lock()
         self.rows_returned = 0
         self.rows_read = 0
         self.bytes_read = 0
@@ -27,9 +32,10 @@ class CountedReads:
         """Run a query and return clickhouse-connect's result."""
         result = self._client.query(query, parameters=parameters, settings=settings)
         summary = result.summary or {}
-        self.rows_returned += len(result.result_rows)
-        self.rows_read += int(summary.get("read_rows", 0))
-        self.bytes_read += int(summary.get("read_bytes", 0))
+        with self._lock:
+            self.rows_returned += len(result.result_rows)
+            self.rows_read += int(summary.get("read_rows", 0))
+            self.bytes_read += int(summary.get("read_bytes", 0))
         return result
 
 

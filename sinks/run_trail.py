@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agentledger.schemas.errors import UsageError
 from agentledger.schemas.ports import SubjectKeys
 from agentledger.schemas.topics import EVENTS, topic_of
 from agentledger.sinks.queries import Client, query
+from agentledger.sinks.runs_view import runs_where
 
 Row = Mapping[str, Any]
 
@@ -34,10 +37,22 @@ COLUMNS = (
     "score", "verified_by", "result", "source", "evidence_ids", "resource", "decided_by", "requested_from", "command",
     "task", "first_missing_seq", "last_missing_seq", "arguments_digest", "count",
 )  # fmt: skip
-_OF_TENANT = "tenant_id = {tenant_id:String}"
-_RUN = "SELECT * FROM agentledger.runs WHERE run_id = {run_id:String}"
+_OF_TENANT = "({tenant_id:String} = '' OR tenant_id = {tenant_id:String})"
+# When a run's rows were appended: nothing is read of the parts of the table that hold other times. A row that comes
+# after this was asked is there when the run is asked for again.
+_SPAN = f"""
+SELECT tenant_id, toUnixTimestamp64Micro(min(ledger_time)) AS first_us,
+    toUnixTimestamp64Micro(max(ledger_time)) AS last_us
+FROM agentledger.ledger
+WHERE run_id = {{run_id:String}} AND {_OF_TENANT}
+GROUP BY tenant_id LIMIT 2"""
+_IN_SPAN = (
+    "tenant_id = {tenant_id:String} AND run_id = {run_id:String}"
+    " AND ledger_time >= fromUnixTimestamp64Micro({first_us:Int64}, 'UTC')"
+    " AND ledger_time <= fromUnixTimestamp64Micro({last_us:Int64}, 'UTC')"
+)
 _EVENTS = (
-    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger WHERE {_OF_TENANT} AND run_id = {{run_id:String}}"
+    f"SELECT {', '.join(COLUMNS)} FROM agentledger.ledger WHERE {_IN_SPAN}"
     f" AND occurrence = 'first' AND event_type != ''"
     f" ORDER BY ledger_time, log_index LIMIT {EVENTS_MAX + 1}"
 )
@@ -56,21 +71,27 @@ class Trail:
 
 def read_trail(client: Client, run_id: str, tenant_id: str | None = None) -> Trail:
     """The run with this id, or the only one whose id begins so. Raises UsageError where there is none or several."""
-    runs = _with_id(client, run_id, tenant_id)
-    if len(runs) != 1:
+    trail = _with_id(client, run_id, tenant_id or "")
+    if trail is None:
         tenant, found = _find(client, run_id, tenant_id)
-        runs = _with_id(client, found, tenant)
-    run = runs[0]
-    parameters = {"tenant_id": run["tenant_id"], "run_id": run["run_id"]}
-    events = query(client, _EVENTS, parameters=parameters, settings=BY_RUN_ID).records()
-    return Trail(run, events[:EVENTS_MAX], cut=len(events) > EVENTS_MAX)
+        trail = _with_id(client, found, tenant)
+    if trail is None:
+        raise UsageError(f"the run {run_id} was taken away while it was read", next_step="ask again")
+    return trail
 
 
-def _with_id(client: Client, run_id: str, tenant_id: str | None) -> list[dict[str, Any]]:
-    """The runs of exactly this id, of one tenant or of any."""
-    tenant = f" AND {_OF_TENANT}" if tenant_id else ""
-    parameters = {"run_id": run_id, "tenant_id": tenant_id or ""}
-    return query(client, f"{_RUN}{tenant} LIMIT 2", parameters=parameters, settings=BY_RUN_ID).records()
+def _with_id(client: Client, run_id: str, tenant_id: str) -> Trail | None:
+    """The run of exactly this id, of one tenant or of any; None where there is none, or several tenants have one."""
+    wanted = {"run_id": run_id, "tenant_id": tenant_id}
+    spans = query(client, _SPAN, parameters=wanted, settings=BY_RUN_ID).records()
+    if len(spans) != 1:
+        return None
+    ask = partial(query, client, parameters={**wanted, **spans[0]}, settings=BY_RUN_ID)
+    with ThreadPoolExecutor(1, "trail") as other:  # at the same time
+        asked = other.submit(ask, _EVENTS)
+        runs = ask(f"{runs_where(_IN_SPAN)} LIMIT 1").records()
+        events = asked.result().records()
+    return Trail(runs[0], events[:EVENTS_MAX], cut=len(events) > EVENTS_MAX) if runs else None
 
 
 def revealed(trail: Trail, keys: SubjectKeys) -> Trail:

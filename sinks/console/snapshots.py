@@ -50,6 +50,9 @@ class _Answer:
         rest_us = min(max(FRESH_US, REST_FACTOR * self.took_us), REST_US_MAX)
         return self.under_way is None and not 0 <= now_us - self.tried_us < rest_us
 
+    def is_quick(self) -> bool:
+        return self.took_us < WAIT_S_MAX * 1_000_000
+
     def shown(self, now_us: int) -> Snapshot[Any]:
         with self.lock:
             return Snapshot(self.value, self.as_of_us, self.as_of_us > now_us - FRESH_US, self.error)
@@ -62,24 +65,32 @@ class Snapshots:
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._answers: OrderedDict[Key, _Answer] = OrderedDict()
-        self._pool = ThreadPoolExecutor(THREADS, "snapshot")
+        self._quick = ThreadPoolExecutor(THREADS, "snapshot")
+        # One after the other, in the order in which they are asked for: together they would slow the pages down.
+        self._long = ThreadPoolExecutor(1, "long-snapshot")
 
     def of(self, key: Key, ask: Callable[[], Value], now_us: int) -> Snapshot[Value]:
         """The answer to `ask`; it is as seldom renewed as it takes long."""
         return self.together({key: ask}, now_us)[key]
 
     def together(self, asks: Mapping[Key, Callable[[], Any]], now_us: int) -> dict[Key, Snapshot[Any]]:
-        """The answers to all of them, which are asked at the same time and waited for together."""
+        """The answers to all of them, which are waited for together.
+
+        Those that came quickly the last time are asked at the same time, all others in their order: give those first
+        that hardly take long.
+        """
         answers = {key: self._answer(key) for key in asks}
         first, quick = [], []
         for key, ask in asks.items():
             answer = answers[key]
             with answer.lock:
+                is_asked_first = answer.tried_us == 0 and answer.under_way is None  # later visits don't wait again
                 if answer.is_due(now_us):
-                    answer.under_way = self._pool.submit(self._renew, answer, ask, now_us)
-                if answer.under_way is not None and answer.tried_us == 0:
+                    pool = self._quick if answer.is_quick() and not is_asked_first else self._long
+                    answer.under_way = pool.submit(self._renew, answer, ask, now_us)
+                if answer.under_way is not None and is_asked_first:
                     first.append(answer.under_way)
-                elif answer.under_way is not None and answer.took_us < WAIT_S_MAX * 1_000_000:
+                elif answer.under_way is not None and answer.is_quick():
                     quick.append(answer.under_way)
         wait(first, FIRST_WAIT_S_MAX)
         wait(quick, WAIT_S_MAX)

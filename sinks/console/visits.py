@@ -23,6 +23,8 @@ from agentledger.sinks.read_event import CountedReads
 
 PAGE_TIME_S_MAX = 15  # a page that takes longer is no page: what it asks for must be narrowed
 SUM_TIME_S_MAX = 120  # of what is asked in the background, for several pages
+# Pages go before: one core, and by its scheduler the last to run (where the server may say so: CAP_SYS_NICE).
+SUM_SETTINGS = {"max_threads": 1, "os_threads_nice_value_query": 19}
 PAGE_ROWS_MAX = 25_000  # above the longest page: a run's 20,000 events
 TEXT_CHARS_MAX = 1024  # of what a visitor types into a field
 
@@ -50,20 +52,17 @@ class Visit:
         """The answer to a query of ours. The visitor's tenant and the time are always parameters. Raises StoreError."""
         return self.rows_from(self.ports.client, sql, **parameters)
 
-    def rows_from(
-        self, client: Client, sql: str, settings: Mapping[str, Any] | None = None, /, **parameters: Any
-    ) -> list[dict[str, Any]]:
-        """The same of another client, or with further settings of ours."""
+    def rows_from(self, client: Client, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """The same of another client."""
         given = {**parameters, "tenant_id": self.visitor.tenant_id, "now_us": self.now_us}
-        return query(
-            client, sql, parameters=given, time_s_max=PAGE_TIME_S_MAX, rows_max=PAGE_ROWS_MAX, settings=settings
-        ).records()
+        return query(client, sql, parameters=given, time_s_max=PAGE_TIME_S_MAX, rows_max=PAGE_ROWS_MAX).records()
 
     def sums(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The same for what is asked in the background and may take longer than a page. Raises StoreError."""
         given = {**parameters, "tenant_id": self.visitor.tenant_id, "now_us": self.now_us}
         return query(
-            self.ports.client, sql, parameters=given, time_s_max=SUM_TIME_S_MAX, rows_max=PAGE_ROWS_MAX
+            self.ports.client, sql, parameters=given, time_s_max=SUM_TIME_S_MAX, rows_max=PAGE_ROWS_MAX,
+            settings=SUM_SETTINGS,
         ).records()  # fmt: skip
 
     def rows_together(self, questions: Mapping[str, Question]) -> dict[str, list[dict[str, Any]]]:

@@ -84,14 +84,17 @@ def test_what_takes_long_is_shown_with_its_age_and_renewed_seldom(work: Work) ->
 
 def test_several_are_asked_at_the_same_time_and_waited_for_together() -> None:
     snapshots = Snapshots(lambda: 0)
+    asks = {("acme", name): lambda: -1 for name in "abc"}
+    settled(snapshots, lambda: all(one.value == -1 for one in snapshots.together(asks, START_US).values()))
     all_asked = threading.Barrier(3)
 
     def ask() -> int:
         return all_asked.wait(30)  # comes back only when all three are asked
 
-    asks = {("acme", name): ask for name in "abc"}
-    settled(snapshots, lambda: all(one.value is not None for one in snapshots.together(asks, START_US).values()))
-    found = snapshots.together(asks, START_US)
+    later = START_US + FRESH_US
+    asks = dict.fromkeys(asks, ask)
+    settled(snapshots, lambda: all(one.value != -1 for one in snapshots.together(asks, later).values()))
+    found = snapshots.together(asks, later)
     assert list(found) == list(asks)
     assert sorted(one.value for one in found.values()) == [0, 1, 2]
 
@@ -99,13 +102,14 @@ def test_several_are_asked_at_the_same_time_and_waited_for_together() -> None:
 def test_a_page_shows_what_is_there_while_a_first_sum_takes_long(work: Work) -> None:
     snapshots = Snapshots(work.clock_ns)
     work.go_on.clear()
-    asks = {("acme", "month"): work, ("acme", "hour"): lambda: 7}
+    asks = {("acme", "hour"): lambda: 7, ("acme", "month"): work}
     settled(snapshots, lambda: snapshots.together(asks, START_US)["acme", "hour"].value == 7)
     found = snapshots.together(asks, START_US)
     assert found["acme", "month"].value is None
     assert oldest([*found.values()]) == found["acme", "month"]  # the page says that it is being counted
     work.go_on.set()
     settled(snapshots, lambda: snapshots.of(("acme", "month"), work, START_US + 1).value == 1)
+    assert work.asked == 1
 
 
 def test_a_failure_keeps_the_last_answer_and_says_so(work: Work) -> None:

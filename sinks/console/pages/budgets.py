@@ -140,8 +140,9 @@ def _in_force(visit: Visit, declared: Mapping[str, Any]) -> InForce:
 
 
 def budget_sums(visit: Visit, budgets: Sequence[InForce]) -> dict[Key, Callable[[], list[dict[str, Any]]]]:
-    """What is used of each: sums that are kept."""
-    return {budget.key: partial(_used, visit, budget) for budget in budgets if budget.sql}
+    """What is used of each: sums that are kept, those of the shortest windows first."""
+    shortest_first = sorted(budgets, key=lambda budget: -(budget.start_us or 0))
+    return {budget.key: partial(_used, visit, budget) for budget in shortest_first if budget.sql}
 
 
 def budget_rows(

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from agentledger.sinks.console.visits import Visit
-from agentledger.sinks.tables import LEDGER
+from agentledger.sinks.runs_view import runs_where
 
 ROWS_MAX = 50
 CANDIDATES_MAX = 1000  # of which those with a status or a problem are picked: a bound for what the view sums up
@@ -41,13 +41,17 @@ WHERE tenant_id = {tenant_id:String} AND occurrence = 'first' AND event_type = {
     AND ({agent:String} = '' OR agent_id = {agent:String}) AND ({workflow:String} = '' OR workflow = {workflow:String})
     AND (startsWith(run_id, {text:String}) OR positionCaseInsensitive(task, {text:String}) > 0)
 GROUP BY run_id ORDER BY max(ledger_time) DESC, run_id LIMIT {limit:UInt32} OFFSET {offset:UInt32}"""
+# By itself the view would look for them in all that was ever written: a run's rows come after it began, with few that
+# were appended before.
+_OF_CANDIDATES = runs_where(
+    "tenant_id = {tenant_id:String} AND run_id IN {run_ids:Array(String)}"
+    " AND ledger_time >= fromUnixTimestamp64Micro({began_us:Int64}, 'UTC')"
+)
 _RUNS = """
 SELECT run_id, workflow, agent_id, agent_version, model, status, started_at, duration_ms, model_calls, tool_calls,
     tool_errors, cost_nanousd, reported_cost_nanousd, unpriced_model_calls, outcomes, outcome_success, denials, alerts,
     budgets_exceeded, events, task, last_event_at
-FROM agentledger.runs
-WHERE tenant_id = {{tenant_id:String}} AND run_id IN {{run_ids:Array(String)}} AND {condition}
-ORDER BY {order}, run_id LIMIT {rows_max}"""
+FROM ({runs}) WHERE {condition} ORDER BY {order}, run_id LIMIT {rows_max}"""
 _NAMES = """
 SELECT groupUniqArray(200)(toString(agent_id)) AS agents, groupUniqArray(200)(toString(workflow)) AS workflows
 FROM agentledger.ledger
@@ -63,12 +67,14 @@ def show_runs(visit: Visit) -> Response:
     is_picked = bool(state) or order != "newest"
     asked = {name: visit.text(name) for name in ("agent", "workflow", "text")}
     page = {"limit": CANDIDATES_MAX, "offset": 0} if is_picked else {"limit": ROWS_MAX + 1, "offset": number * ROWS_MAX}
+    naming = visit.questions.submit(_names, visit, span)
     candidates = _candidates(visit, RANGES[span] * 1_000_000, asked, page)
-    sql = _RUNS.format(condition=STATES[state], order=ORDERS[order], rows_max=ROWS_MAX)
+    sql = _RUNS.format(runs=_OF_CANDIDATES, condition=STATES[state], order=ORDERS[order], rows_max=ROWS_MAX)
     shown = candidates if is_picked else dict(list(candidates.items())[:ROWS_MAX])
     with visit.recorded("runs", **asked, range=span, state=state) as client:
-        runs = visit.rows_from(client, sql, _since_they_began(shown), run_ids=list(shown)) if shown else []
-    names = _names(visit, span)
+        began_us = min(shown.values(), default=0) - EARLY_US
+        runs = visit.rows_from(client, sql, run_ids=list(shown), began_us=began_us) if shown else []
+    names = naming.result()
     return visit.page(
         "runs.html", runs=runs, span=span, state=state, order=order, asked=asked, number=number,
         ranges=list(RANGES), states=list(STATES), orders=list(ORDERS),
@@ -87,12 +93,6 @@ def _candidates(visit: Visit, range_us: int, asked: dict[str, str], page: dict[s
         if len(found) == page["limit"]:
             break
     return {row["run_id"]: row["started_us"] for row in found}
-
-
-def _since_they_began(runs: dict[str, int]) -> dict[str, str]:
-    """The setting by which the view sums up nothing older than these runs: by itself it would look for them in all."""
-    since_us = min(runs.values()) - EARLY_US
-    return {"additional_table_filters": f"{{'{LEDGER}':'ledger_time >= fromUnixTimestamp64Micro({since_us:d})'}}"}
 
 
 def _names(visit: Visit, span: str) -> dict[str, list[str]]:
