@@ -16,6 +16,7 @@ from agentledger.schemas.events import EVENT_TYPES
 from agentledger.schemas.topics import EVENTS, topic_of
 from agentledger.sinks.queries import query
 from agentledger.sinks.run_trail import read_trail
+from agentledger.sinks.runs_view import runs_where
 from agentledger.sinks.scoreboard import scoreboard, scoreboard_rows
 from agentledger.sinks.timeline import timeline
 from tests.ledger_rows import DAY_S, Ledger, clickhouse_with_views, id_of
@@ -394,6 +395,16 @@ def test_a_run_is_found_by_its_id_or_the_begin_of_it(client: Any) -> None:
         read_trail(client, "r", "acme")
     with pytest.raises(UsageError, match=r"no run has the id nope.*the latest are r1"):
         read_trail(client, "nope", "zeta")
+
+
+def test_a_run_s_row_is_the_view_s(client: Any) -> None:
+    of_view = query(client, "SELECT * FROM agentledger.runs ORDER BY tenant_id, run_id")
+    by_condition = query(client, f"SELECT * FROM ({runs_where('true')}) ORDER BY tenant_id, run_id")
+    assert by_condition.names == of_view.names
+    assert by_condition.rows == of_view.rows
+    assert len(of_view.rows) > 4
+    for run in of_view.records():
+        assert read_trail(client, run["run_id"], run["tenant_id"]).run == run
 
 
 def test_a_timeline_and_a_scoreboard_can_be_made_of_what_is_stored(client: Any) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from agentledger.schemas.errors import UsageError
 from agentledger.sinks.queries import QueryResult, store_error, unique_names
 from agentledger.sinks.result_text import PRETTY_ROWS_MAX, plain, print_result, text_lines
+from agentledger.sinks.runs_view import runs_where
 
 DDL = Path(__file__).parents[2] / "sinks" / "ddl"
 RESULT = QueryResult(
@@ -157,3 +158,12 @@ def test_view_files_can_be_split_at_semicolons() -> None:
             body = "\n".join(line for line in statement.splitlines() if not line.startswith("--")).strip()
             assert body.startswith("CREATE OR REPLACE VIEW agentledger."), file.name
             assert statement.count("'") % 2 == 0, file.name
+
+
+def test_a_condition_on_runs_stands_where_the_view_reads_the_ledger() -> None:
+    select = runs_where("run_id = {run_id:String}")
+    table, _, rest = select.partition("FROM agentledger.ledger")
+    assert "{run_id:String}" not in table
+    assert rest.index("run_id != '' AND run_id = {run_id:String}") < rest.index("GROUP BY tenant_id, run_id")
+    assert select.lstrip().startswith("WITH")
+    assert "COMMENT" not in select

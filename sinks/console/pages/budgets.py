@@ -1,4 +1,5 @@
-"""Budgets as a tree of scopes: what is used of each in its window, its pace, its end, its holds; and what is halted."""
+"""Budgets by scope, the widest first: what is used of each in its window, its pace, its end, its holds; and what is
+halted."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ class BudgetRow(NamedTuple):
     start_us: int | None
     end_us: int | None
     accounts: list[Account]
-    depth: int  # in the tree: a tenant's are above a team's, and these above an agent's
+    depth: int  # of its scope: a tenant is wider than a team, and this than an agent
     counted: Snapshot[Any] | None = None  # of when the sums are; None where nothing is summed up
 
 
