@@ -207,12 +207,10 @@ class RunReading:
             at = _text(value, at)[1]
         elif has_parent:
             return False
-        start, end = _text(value, at)
-        if not _is_plain(at, start, end):
-            return False
-        start, self._at = _text(value, end)
         self._trace_at = at
-        return _is_plain(end, start, self._at) and value[at : self._at].isascii()
+        self._at = at = _text(value, _text(value, at)[1])[1]
+        # Both texts are ASCII, and so are their sizes: of one byte, so none is written too long or would be cut.
+        return value[self._trace_at : at].isascii()
 
     def _new_producer(self, raw: bytes) -> str:
         if len(self._producers) >= PRODUCERS_KEPT:
@@ -241,12 +239,6 @@ def _text(value: bytes, at: int) -> tuple[int, int]:
             raise UnusualError("a text of less than nothing")
         return at + 1, at + 1 + (size >> 1)
     return text_end(value, at)
-
-
-def _is_plain(at: int, start: int, end: int) -> bool:
-    """True of a text that is short, and whose size takes no more bytes than it has to."""
-    size = end - start
-    return size <= NAME_CHARS_MAX and start - at == (1 if size < 64 else 2)
 
 
 def memo_of_run() -> Memo:
