@@ -50,7 +50,7 @@ from agentledger.processors.run_state import (
     encode_state,
     is_forgotten,
 )
-from agentledger.processors.runs import Basis, Entry, fold, is_foldable, may_be_halted, new_state, pass_time
+from agentledger.processors.runs import Basis, Entry, fold, is_foldable, is_over, may_be_halted, new_state, pass_time
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import RUN_OWNERS, control_key
 from agentledger.schemas.decoding import Memo
@@ -392,10 +392,11 @@ class RunFold:
         for own, mark in place.replaced.items():
             changed.append(StateRecord(number, stored_key(number, own), mark))
         live_runs = place.live
-        for own, live in place.touched.items():  # to the end, so that those untouched for longest are dropped first
+        for own, live in place.touched.items():
             live.is_touched = False
             del live_runs[own]
-            live_runs[own] = live
+            if not is_over(live.state):
+                live_runs[own] = live  # at the end, so that those untouched for longest are dropped first
         kept = max(1, LIVE_RUNS_MAX // len(self._places))
         while len(live_runs) > kept:
             del live_runs[next(iter(live_runs))]

@@ -198,6 +198,11 @@ def pass_time(state: RunState, rules: RunRules, now_us: int) -> list[Conclusion]
     return out
 
 
+def is_over(state: RunState) -> bool:
+    """Whether all has come that is usually said of a run. Whatever still comes is folded into what was stored."""
+    return state.finished and state.outcome_event_id is not None
+
+
 def may_be_halted(state: RunState) -> bool:
     """Whether a halt of this run may still stand: it was stopped, exceeded its budget, or never said that it ended."""
     return not state.finished or state.run_status in _STOPPED or has_halted(state)
