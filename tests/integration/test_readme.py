@@ -5,15 +5,24 @@ the page on OpenTelemetry.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from rich.console import Console
 
+from agentledger.infra.demo.show import show_flow
+from agentledger.infra.endpoints import reader_login
+from agentledger.infra.settings import load_settings
+from agentledger.infra.stack import Endpoints
 from agentledger.producers.otel.otlp import PROTOBUF
+from agentledger.sinks.console.pages import PAGES
+from tests.console_browser import leaves_its_loop, needs_chromium, running_chromium, window
 from tests.otlp_requests import recorded_request
 from tests.running_stack import ROOT, RunningStack
 from tests.traces import traces_folder
@@ -27,6 +36,8 @@ SPAN_FACTS = (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
+DEMO_RUNS = 8
+DEMO_PAGES = {"now", "runs", "outcomes", "budgets", "alerts", "policy", "evidence", "query"}
 RUN_LOG = """{"run_id":"a9c2","step":1,"type":"model_call","model":"gpt-4.1","tokens_in":1420,"tokens_out":310,"latency_ms":820}
 {"run_id":"a9c2","step":2,"type":"tool_call","tool":"lookup_order","input":{"order_id":"A-10492"},"latency_ms":190}
 {"run_id":"a9c2","step":3,"type":"validator","rule":"refund_amount_cap","result":"pass"}
@@ -147,3 +158,24 @@ def test_bad_input_is_one_line_and_not_zero(stack: RunningStack, tmp_path: Path)
     rejected = stack.cli("import", "run-log", str(broken), check=False)
     assert rejected.returncode == 1
     assert "rejected   1" in rejected.stdout
+
+
+@needs_chromium
+@leaves_its_loop
+def test_every_page_of_the_console_opens_on_what_the_demo_records(stack: RunningStack) -> None:
+    endpoints = Endpoints(**stack.endpoints())
+    settings = load_settings(data_dir=stack.data_dir, clickhouse_url=endpoints.clickhouse_url)
+    shown = Console(file=io.StringIO())
+    show_flow(shown, settings, endpoints, reader_login(settings), runs=DEMO_RUNS, seed=7)
+    told = DEMO_RUNS + 4  # the few that are not ordinary
+    stack.settle("SELECT count() AS runs FROM runs WHERE environment = 'demo'", lambda row: row["runs"] == told)
+    runs = stack.query("SELECT run_id FROM runs WHERE environment = 'demo'")
+    with running_chromium() as chromium, window(chromium, endpoints.console_url) as (page, problems):
+        for path in [*(one.path for one in PAGES if one.name in DEMO_PAGES), "/runs?range=week"]:
+            assert page.goto(path).status == 200, path
+        listed = page.locator("tbody").inner_text()
+        assert all(agent in listed for agent in ("support-bot", "coder", "ops-bot"))
+        for run in runs:
+            assert page.goto(f"/run?id={quote(run['run_id'])}").status == 200, run
+            assert page.locator(".steps tbody tr").count() > 2, run
+        assert problems == []

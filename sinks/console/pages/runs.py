@@ -48,9 +48,9 @@ _OF_CANDIDATES = runs_where(
     " AND ledger_time >= fromUnixTimestamp64Micro({began_us:Int64}, 'UTC')"
 )
 _RUNS = """
-SELECT run_id, workflow, agent_id, agent_version, model, status, started_at, duration_ms, model_calls, tool_calls,
-    tool_errors, cost_nanousd, reported_cost_nanousd, unpriced_model_calls, outcomes, outcome_success, denials, alerts,
-    budgets_exceeded, events, task, last_event_at
+SELECT run_id, workflow, agent_id, agent_version, status, started_at, duration_ms, model_calls, tool_calls, tool_errors,
+    cost_nanousd, reported_cost_nanousd, unpriced_model_calls, outcomes, outcome_success, denials, alerts,
+    budgets_exceeded, task
 FROM ({runs}) WHERE {condition} ORDER BY {order}, run_id LIMIT {rows_max}"""
 _NAMES = """
 SELECT groupUniqArray(200)(toString(agent_id)) AS agents, groupUniqArray(200)(toString(workflow)) AS workflows
