@@ -109,7 +109,7 @@ def test_a_budget_says_what_is_used_and_where_it_ends(served: Served) -> None:
     assert "acme-day" in text
     assert "$0.4463" in text
     assert "112 %" in text
-    assert '<td class="number">$0.0120</td>' in text  # of two holds one is settled
+    assert 'data-label="held">$0.0120</td>' in text  # of two holds one is settled
     assert text.index("acme-day") < text.index("care-tokens") < text.index("agents-hour") < text.index("each-run")
 
 
