@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from agentledger.schemas.errors import AgentledgerError
 
 FRESH_US = 1_000_000  # younger than the interval at which pages hear of news
-REST_FACTOR = 60  # asked anew after 60 times as long as it took: each takes a sixtieth of a core at most
+REST_FACTOR = 30  # asked anew after 30 times as long as it took: each takes a thirtieth of a core at most
 REST_US_MAX = 300_000_000  # but after five minutes
 WAIT_S_MAX = 0.1  # that a page waits for newer answers, for all of them together
 FIRST_WAIT_S_MAX = 1.0  # that it waits for the first ones; then it says that they are being counted, and asks again

@@ -23,8 +23,9 @@ from agentledger.sinks.read_event import CountedReads
 
 PAGE_TIME_S_MAX = 15  # a page that takes longer is no page: what it asks for must be narrowed
 SUM_TIME_S_MAX = 120  # of what is asked in the background, for several pages
-# Pages go before: one core, and by its scheduler the last to run (where the server may say so: CAP_SYS_NICE).
-SUM_SETTINGS = {"max_threads": 1, "os_thread_priority": 19}
+# Pages go before: one core, and a third of a page's share of it (where the server may say so: CAP_SYS_NICE). With less,
+# a busy machine would hardly ever come to them.
+SUM_SETTINGS = {"max_threads": 1, "os_thread_priority": 5}
 PAGE_ROWS_MAX = 25_000  # above the longest page: a run's 20,000 events
 TEXT_CHARS_MAX = 1024  # of what a visitor types into a field
 
