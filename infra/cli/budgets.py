@@ -237,7 +237,10 @@ def _print_standings(found: list[Standing]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("budget", "metric", "scope", "used", "held", "limit", "share", "over", "until (UTC)"):
         is_number = heading in {"used", "held", "limit", "share", "over"}
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=heading != "scope")
+        if is_number:
+            table.add_column(heading, justify="right", no_wrap=True)
+        else:  # on a narrow terminal texts are folded, and each keeps enough to be read
+            table.add_column(heading, overflow="fold", min_width={"scope": 14, "until (UTC)": 10}.get(heading, 6))
     for _, group in groupby(found, key=lambda one: (one.budget_id, one.metric)):
         accounts = list(group)
         for one in accounts[:ACCOUNTS_SHOWN]:
