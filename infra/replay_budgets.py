@@ -126,11 +126,11 @@ class BudgetedStage:
 
     def _is_declaration_of_ours(self, value: bytes) -> bool:
         header = value[:HEADER_BYTES]  # names the schema, so that few records are decoded
-        if self._declares_by_header.get(header, True):
-            try:
-                event = self._codec.decode(value)
-            except AgentledgerError:
-                return False
-            self._declares_by_header[header] = isinstance(event, self._declares)
-            return isinstance(event, self._declares) and event.tenant_id == self._budgets.tenant_id
-        return False
+        if not self._declares_by_header.get(header, True):
+            return False
+        try:
+            event = self._codec.decode(value)
+        except AgentledgerError:
+            return False
+        self._declares_by_header[header] = isinstance(event, self._declares)
+        return isinstance(event, self._declares) and event.tenant_id == self._budgets.tenant_id

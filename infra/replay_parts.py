@@ -20,7 +20,7 @@ from agentledger.schemas.errors import AgentledgerError, LedgerConflictError, Us
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import PARTIALS
 from agentledger.sinks.column_check import WrongColumn
-from agentledger.sinks.record_filter import RecordFilter
+from agentledger.sinks.record_filter import EVERYTHING, TIME_US_MAX, RecordFilter
 from agentledger.sinks.replay_source import LogSpan, RecordBlock, Window
 from agentledger.sinks.rows import FIRST
 
@@ -40,19 +40,21 @@ class WindowReader(Protocol):
 class RecordSource(Protocol):
     """Where a replay reads the ledger: `sinks.replay_source.ReplaySource`, or a fake."""
 
-    def spans(self, topics: Sequence[str] = (), *, from_us: int = ..., to_us: int = ...) -> list[LogSpan]:
+    def spans(self, topics: Sequence[str] = (), *, from_us: int = 0, to_us: int = TIME_US_MAX) -> list[LogSpan]:
         """The part of each log of these topics in that ledger time."""
 
-    def windows(self, spans: Sequence[LogSpan], records: int = ...) -> list[Window]:
+    def windows(self, spans: Sequence[LogSpan], records: int = 0) -> list[Window]:
         """Parts of ledger time with a bounded number of records each."""
 
-    def reader(self, spans: Sequence[LogSpan], wanted: RecordFilter = ...) -> WindowReader:
-        """Reads the spans."""
+    def reader(
+        self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING, *, whole: Sequence[LogSpan] = ()
+    ) -> WindowReader:
+        """Reads the spans, and before them others as a whole."""
 
     def partitions(self, spans: Sequence[LogSpan], wanted: RecordFilter) -> set[int]:
         """The partitions of these spans that hold a wanted record."""
 
-    def count(self, spans: Sequence[LogSpan], wanted: RecordFilter = ...) -> int:
+    def count(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> int:
         """How many records reading will give."""
 
 
@@ -245,16 +247,18 @@ def fold_parts(tasks: Sequence[PartTask], wiring: Wiring, report: Report) -> lis
     try:
         inputs = [span for task in tasks for span in task.inputs]
         concluded = [span for task in tasks for span in task.derived]
-        reader = source.reader(inputs)
-        derived = source.reader(concluded, tasks[0].wanted.rows(tasks[0].plan.producer_prefix))
+        wanted = tasks[0].wanted.rows(tasks[0].plan.producer_prefix)
+        reader = source.reader(concluded, wanted, whole=inputs)
         for window in source.windows([*inputs, *concluded]):
             for part in parts.values():
                 part.fold_partials(window.up_to_us)
             for block in reader.read(window):
-                parts[block.place.partition].fold(block)
-                report(len(block))
-            for block in derived.read(window):
-                parts[block.place.partition].meet(block)
+                part = parts[block.place.partition]
+                if block.place.topic == tasks[0].plan.input:
+                    part.fold(block)
+                    report(len(block))
+                else:
+                    part.meet(block)
         reader.check_end()
         return [part.finish() for part in parts.values()]
     finally:

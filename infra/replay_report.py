@@ -74,8 +74,11 @@ def print_stops(console: Console, report: ReplayReport) -> None:
     new = list(newly_stopped(report.stored, report.replayed))
     gone = list(no_longer_stopped(report.stored, report.replayed))
     runs = sum(scope.scope == "run" for scope, _ in new)
-    _say(console, f"stopped    {len(report.stored.stops):,} then; {len(report.replayed.stops):,} as replayed")
     refused_then, refused_now = report.stored.refused.total(), report.replayed.refused.total()
+    if not (report.stored.stops or report.replayed.stops or refused_then or refused_now):
+        _say(console, "nothing was stopped in this range, nor would anything have been")
+        return
+    _say(console, f"stopped    {len(report.stored.stops):,} then; {len(report.replayed.stops):,} as replayed")
     if refused_then or refused_now:
         _say(console, f"refused    {refused_then:,} holds then; {refused_now:,} as replayed")
     saved = sum(report.replayed.spent_after[scope] for scope, _ in new)
@@ -100,7 +103,11 @@ def print_alerts(console: Console, report: ReplayReport) -> None:
     table.add_column("rule")
     for column in ("raised", "as replayed"):
         table.add_column(column, justify="right")
-    for rule in sorted(report.stored.raised.keys() | report.replayed.raised.keys()):
+    rules = sorted(report.stored.raised.keys() | report.replayed.raised.keys())
+    if not rules:
+        _say(console, "no alert was raised in this range, nor would one have been")
+        return
+    for rule in rules:
         table.add_row(rule, f"{report.stored.raised[rule]:,}", f"{report.replayed.raised[rule]:,}")
     console.print(table)
     for title, these, those in (

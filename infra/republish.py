@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,18 +18,15 @@ from agentledger.sinks.record_filter import RecordFilter
 from agentledger.sinks.replay_source import LogSpan, ReplaySource, SentRecord, split_headers
 
 REQUEST_S = 30.0
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 HEADER_PREFIX = "agentledger."  # of the headers that say where a record is in the ledger
 
 
 class Republisher:
-    """One target topic. It is made, with as many partitions as the ledger's, where it isn't there."""
+    """One target topic. It is made, with as many partitions as the ledger's, where it isn't there: see
+    `check_target` before."""
 
     def __init__(self, kafka: dict[str, Any], topic: str, partitions: int) -> None:
-        if topic.startswith("agentledger.") or topic in {known.name for known in ALL_TOPICS}:
-            raise UsageError(
-                f"{topic} is a topic of the ledger's own",
-                next_step="publish to another one: records would be in the ledger twice",
-            )
         self._topic = topic
         self._kafka = kafka
         self._partitions = self._made(partitions)
@@ -66,6 +64,19 @@ class Republisher:
         return partitions
 
 
+def check_target(topic: str) -> None:
+    """Raise UsageError where this is no name of a topic (Kafka's rule), or that of one of the ledger's own."""
+    if not _TOPIC_NAME.fullmatch(topic) or topic in {".", ".."}:
+        raise UsageError(
+            f"{topic!r} is no name of a topic", next_step="up to 249 letters, digits and the signs . _ - make one"
+        )
+    if topic.startswith("agentledger.") or topic in {known.name for known in ALL_TOPICS}:
+        raise UsageError(
+            f"{topic} is a topic of the ledger's own",
+            next_step="publish to another one: records would be in the ledger twice",
+        )
+
+
 def headers_of(sent: SentRecord) -> list[tuple[str, bytes]]:
     """The record's own headers, and its place in the ledger. Times are microseconds since 1970."""
     record = sent.record
@@ -81,23 +92,27 @@ def headers_of(sent: SentRecord) -> list[tuple[str, bytes]]:
 
 def republish(
     source: ReplaySource,
-    publisher: Republisher,
+    open_target: Callable[[], Republisher],
     topics: Sequence[str],
     wanted: Wanted,
     *,
     begin: Callable[[int], None] = lambda _total: None,
     report: Report = lambda _more: None,
 ) -> int:
-    """Publish the range's records of these topics; how many. Every log keeps its order.
+    """Publish the range's records of these topics; how many. Every log keeps its order. Where there are none, the
+    target isn't opened: no topic is made for nothing.
 
     Raises LedgerConflictError where one is missing from the ledger, BrokerError where the broker doesn't take one.
     """
     spans: list[LogSpan] = source.spans(topics, from_us=wanted.from_us, to_us=wanted.to_us)
     chosen = RecordFilter(tenant_id=wanted.tenant_id, run_id=wanted.run_id)
-    begin(source.count(spans, chosen))
+    total, count = source.count(spans, chosen), 0
+    begin(total)
     if chosen != RecordFilter():
         source.check_complete(spans)
-    count = 0
+    if not total:
+        return 0
+    publisher = open_target()
     for block in source.read_sent(spans, chosen):
         for sent in block:
             publisher.publish(sent)

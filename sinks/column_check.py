@@ -17,7 +17,15 @@ from agentledger.schemas.errors import AgentledgerError
 from agentledger.schemas.ports import SchemaRegistry
 from agentledger.sinks.leaves import ClickHouseLeafReader
 from agentledger.sinks.rows import LogPlace
-from agentledger.sinks.span_reader import IN_WINDOW, TOPIC_NUMBER, LogSpan, Window, places_by_number, spans_condition
+from agentledger.sinks.span_reader import (
+    IN_WINDOW,
+    TOPIC_NUMBER,
+    LogSpan,
+    Window,
+    by_topic,
+    places_by_number,
+    spans_condition,
+)
 from agentledger.sinks.tables import LEDGER, typed_columns
 from agentledger.sinks.verify_columns import blocks_of, comparer, fields_of, is_default
 
@@ -60,7 +68,7 @@ class ColumnCheck:
         self._registry = registry
         where, parameters = spans_condition(spans)
         self._where = f"({where}) AND {IN_WINDOW}"
-        self._parameters = parameters
+        self._parameters = parameters | {"topic_ids": list(by_topic(spans))}
         self._places = places_by_number(spans)
 
     def wrong(self, window: Window) -> Iterator[WrongColumn]:

@@ -178,9 +178,12 @@ class ReplaySource:
         starts = [ALL_TIME.after_us, *ends[:-1]]
         return [Window(after, up_to) for after, up_to in zip(starts, ends, strict=True) if after < up_to]
 
-    def reader(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> SpanReader:
-        """Reads these spans window by window, which must come in order."""
-        return SpanReader(self._blocks, spans, wanted)
+    def reader(
+        self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING, *, whole: Sequence[LogSpan] = ()
+    ) -> SpanReader:
+        """Reads these spans window by window, which must come in order; of `whole`, logs of other topics, all comes,
+        and before the others."""
+        return SpanReader(self._blocks, spans, wanted, whole)
 
     def read(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> Iterator[list[LedgerRecord]]:
         """The records in blocks: in windows of time, in those topic by topic, in those partition by partition.

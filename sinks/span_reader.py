@@ -84,7 +84,7 @@ ALL_TIME = Window(-TIME_US_MAX // 2, TIME_US_MAX)
 
 
 class SpanReader:
-    """Reads spans window by window, and sees to it that nothing is missing where everything is wanted.
+    """Reads spans window by window, and sees to it that nothing is missing where everything is wanted: of `whole`.
 
     All spans are read by one query per window: their records lie side by side in the table, so that a query for each
     log would read all of it as often as there are logs.
@@ -95,14 +95,17 @@ class SpanReader:
         blocks: Callable[[str, dict[str, Any]], Iterator[Sequence[Any]]],
         spans: Sequence[LogSpan],
         wanted: RecordFilter,
+        whole: Sequence[LogSpan],
     ) -> None:
         self._blocks = blocks
-        self._places = places_by_number(spans)
-        condition, parameters = wanted.condition()
-        where, own = spans_condition(spans)
-        self._where = f"({where})" + (f" AND {condition}" if condition else "") + f" AND {IN_WINDOW}"
-        self._parameters = own | parameters
-        self._order = None if condition else _LogOrder(spans)
+        self._places = places_by_number([*whole, *spans])
+        condition, own = wanted.condition()
+        where_whole, of_whole = spans_condition(whole)
+        where, of_spans = spans_condition(spans, len(by_topic(whole)))
+        where = f"({where})" + (f" AND {condition}" if condition else "")
+        self._where = f"({where_whole} OR {where}) AND {IN_WINDOW}"
+        self._parameters = own | of_whole | of_spans | {"topic_ids": list(by_topic([*whole, *spans]))}
+        self._order = _LogOrder([*whole, *(() if condition else spans)])
 
     def read(self, window: Window) -> Iterator[RecordBlock]:
         """The records of one window in blocks, topic by topic, in those partition by partition.
@@ -119,8 +122,7 @@ class SpanReader:
 
     def check_end(self) -> None:
         """After the last window: raises LedgerConflictError where records are missing at the end of a span."""
-        if self._order is not None:
-            self._order.check_end()
+        self._order.check_end()
 
     def _read(self, selected: str, window: Window) -> Iterator[tuple[LogPlace, Sequence[Any]]]:
         """The columns of one window, a part of one log at a time."""
@@ -137,8 +139,7 @@ class SpanReader:
                 end = bisect_right(partitions, partitions[start], start, end)
                 place = self._places[numbers[start], partitions[start]]
                 part = [column[start:end] for column in columns]
-                if self._order is not None:
-                    self._order.check(place, part[1])
+                self._order.check(place, part[1])
                 yield place, part
                 start = end
 
@@ -175,7 +176,9 @@ class _LogOrder:
         self._next = {span.place: span.first for span in spans}
 
     def check(self, place: LogPlace, indexes: Sequence[int]) -> None:
-        """The indexes of the log's next records."""
+        """The indexes of the log's next records, if it is one of the spans'."""
+        if place not in self._next:
+            return
         expected = range(self._next[place], self._next[place] + len(indexes))
         if list(indexes) != list(expected):
             wrong = next(index for index, want in zip(indexes, expected, strict=True) if index != want)
@@ -205,13 +208,12 @@ def by_topic(spans: Sequence[LogSpan]) -> dict[str, list[LogSpan]]:
     return groups
 
 
-def spans_condition(spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
-    """The condition in SQL that a row lies in one of these spans, and the server-side parameters of it and of
-    TOPIC_NUMBER."""
+def spans_condition(spans: Sequence[LogSpan], number: int = 0) -> tuple[str, dict[str, Any]]:
+    """The condition in SQL that a row lies in one of these spans, and its server-side parameters, numbered from here
+    on."""
     conditions: list[str] = []
-    groups = by_topic(spans)
-    parameters: dict[str, Any] = {"topic_ids": list(groups)}
-    for number, group in enumerate(groups.values()):
+    parameters: dict[str, Any] = {}
+    for topic_number, group in enumerate(by_topic(spans).values(), number):
         own = {
             "topic_id": group[0].place.topic_id,
             "partitions": [span.place.partition for span in group],
@@ -220,13 +222,13 @@ def spans_condition(spans: Sequence[LogSpan]) -> tuple[str, dict[str, Any]]:
             "least": min(span.first for span in group),
             "most": max(span.behind for span in group),
         }
-        parameters |= {f"{name}_{number}": value for name, value in own.items()}
-        conditions.append(_IN_SPANS.replace("#", str(number)))
+        parameters |= {f"{name}_{topic_number}": value for name, value in own.items()}
+        conditions.append(_IN_SPANS.replace("#", str(topic_number)))
     return " OR ".join(f"({condition})" for condition in conditions) or "0", parameters
 
 
 def places_by_number(spans: Sequence[LogSpan]) -> dict[tuple[int, int], LogPlace]:
-    """The log in which a row lies, by its TOPIC_NUMBER and its partition."""
+    """The log in which a row lies, by its TOPIC_NUMBER (of `topic_ids`, as `by_topic` has them) and its partition."""
     groups = enumerate(by_topic(spans).values(), 1)
     return {(number, span.place.partition): span.place for number, group in groups for span in group}
 

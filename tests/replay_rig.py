@@ -104,8 +104,12 @@ class MemorySource:
         ends = [*range(T0_US, self._ledger.now_us, step_us), ALL_TIME.up_to_us]
         return [Window(after, up_to) for after, up_to in zip([ALL_TIME.after_us, *ends], ends, strict=False)]
 
-    def reader(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> MemoryReader:
-        return MemoryReader(self._ledger, spans, wanted)
+    def reader(
+        self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING, *, whole: Sequence[LogSpan] = ()
+    ) -> MemoryReader:
+        return MemoryReader(
+            self._ledger, [*((span, EVERYTHING) for span in whole), *((span, wanted) for span in spans)]
+        )
 
     def count(self, spans: Sequence[LogSpan], wanted: RecordFilter = EVERYTHING) -> int:
         return sum(len(block) for block in self.reader(spans, wanted).read(ALL_TIME))
@@ -118,19 +122,18 @@ class MemorySource:
 class MemoryReader:
     """Reads spans window by window."""
 
-    def __init__(self, ledger: MemoryLedger, spans: Sequence[LogSpan], wanted: RecordFilter) -> None:
+    def __init__(self, ledger: MemoryLedger, spans: Sequence[tuple[LogSpan, RecordFilter]]) -> None:
         self._ledger = ledger
         self._spans = spans
-        self._wanted = wanted
 
     def read(self, window: Window) -> Iterator[RecordBlock]:
-        for span in self._spans:
+        for span, filtered in self._spans:
             log = self._ledger.logs[span.place.topic, span.place.partition]
             rows = [row for row in log if span.first <= row.log_index < span.behind]
-            if self._wanted == EVERYTHING and len(rows) != span.behind - span.first:
+            if filtered == EVERYTHING and len(rows) != span.behind - span.first:
                 raise LedgerConflictError("an index is missing", where=span.place.topic)
             found = [row for row in rows if window.after_us < row.ledger_time_us <= window.up_to_us]
-            wanted = [row for row in found if is_wanted(row, self._wanted)]
+            wanted = [row for row in found if is_wanted(row, filtered)]
             _, _, *columns = zip(*wanted, strict=True) if wanted else ((),) * 7
             yield RecordBlock(span.place, *columns)
 

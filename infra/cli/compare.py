@@ -59,8 +59,10 @@ def compare(by: str, base: str | None, other: str | None, confidence: float, as_
 
     groups = _groups("compare", by, which)
     if not groups:
+        chosen = " that the other options choose" if any(which[name] for name in which if name != "workflow") else ""
         raise UsageError(
-            f"no run of the workflow {which['workflow']} is recorded", next_step="agentledger scoreboard lists them"
+            f"no run of the workflow {which['workflow']!r}{chosen} is recorded",
+            next_step="agentledger scoreboard lists them",
         )
     left, right = choose_two(groups, by, base, other)
     compared = compare_groups(left, right, by, confidence)
@@ -78,6 +80,9 @@ def _groups(command: str, by: str, which: dict[str, Any]) -> Any:
     from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.sinks import Selection, attempt_groups
 
+    since_us, until_us = moment_us(which["since"]), moment_us(which["until"])
+    if since_us is not None and until_us is not None and since_us >= until_us:
+        raise UsageError("--from is not before --to")
     settings = load_settings()
     selection = Selection(
         by=by,
@@ -85,8 +90,8 @@ def _groups(command: str, by: str, which: dict[str, Any]) -> Any:
         tenant_id=which["tenant"],
         agent_id=which["agent"],
         model=which["model"],
-        since_us=moment_us(which["since"]),
-        until_us=moment_us(which["until"]),
+        since_us=since_us,
+        until_us=until_us,
     )
     with recorded_queries(settings, command, by=by, **which) as client:
         return attempt_groups(client, selection, time_s_max=settings.query_time_s_max)

@@ -39,7 +39,7 @@ Looking = Callable[[], AbstractContextManager[Progressing]]
 @click.option("--budgets", type=FILE, help="What would have been stopped by these budgets?")
 @click.option("--rules", type=FILE, help="Which alerts would these rules have raised?")
 @click.option("--policy", type=FILE, help="Which recorded calls would this policy have denied?")
-@click.option("--to-topic", default="", metavar="NAME", help="Publish the range's records on a topic of yours.")
+@click.option("--to-topic", default=None, metavar="NAME", help="Publish the range's records on a topic of yours.")
 @click.option(
     "--topic", "topics", multiple=True, metavar="NAME",
     help="With --to-topic: which topics of the ledger. Default: the events.",
@@ -60,11 +60,11 @@ def replay_command(
     """
     from agentledger.infra.replay_wanted import Wanted
 
-    chosen = [name for name in ("prices", "budgets", "rules", "policy", "to_topic") if given[name]]
+    chosen = [name for name in ("prices", "budgets", "rules", "policy", "to_topic") if given[name] is not None]
     if len(chosen) > 1:
         options = " and ".join("--" + name.replace("_", "-") for name in chosen)
         raise UsageError(f"{options} at once", next_step="one at a time, so that its effect is its own")
-    if given["topics"] and not given["to_topic"]:
+    if given["topics"] and given["to_topic"] is None:
         raise UsageError("--topic without --to-topic", next_step="add --to-topic NAME")
     bounds = {"from_us": moment_us(from_text or None), "to_us": moment_us(to_text or None)}
     set_bounds = {name: value for name, value in bounds.items() if value is not None}
@@ -72,7 +72,7 @@ def replay_command(
     if wanted.from_us >= wanted.to_us:
         raise UsageError("--from is not before --to")
     look = partial(_looking, {"command": "replay", **asdict(wanted), **{name: str(given[name]) for name in chosen}})
-    if given["to_topic"]:
+    if given["to_topic"] is not None:
         return _publish(given["to_topic"], given["topics"], wanted, look)
     if given["policy"]:
         return _try_policy(given["policy"], wanted, look, given["as_json"])
@@ -135,22 +135,23 @@ def _publish(to_topic: str, topics: tuple[str, ...], wanted: Wanted, look: Looki
     from agentledger.infra.endpoints import kafka_config
     from agentledger.infra.replay_parts import check_known
     from agentledger.infra.replay_wiring import wiring_of
-    from agentledger.infra.republish import Republisher, republish
+    from agentledger.infra.republish import Republisher, check_target, republish
     from agentledger.schemas.topics import EVENTS, LEDGER_TOPICS
 
     known = [topic.name for topic in LEDGER_TOPICS]
     unknown = sorted(set(topics) - set(known))
     if unknown:
         raise UsageError(f"{', '.join(unknown)} is not in the ledger", next_step=f"one of {', '.join(known)}")
+    check_target(to_topic)
     settings = load_settings()
-    source = wiring_of(settings).source()
+    source, kafka = wiring_of(settings).source(), kafka_config(settings)
     chosen = topics or (EVENTS.name,)
-    check_known(source, source.spans(chosen, to_us=wanted.to_us), wanted)  # before a topic is made for nothing
-    publisher = Republisher(kafka_config(settings), to_topic, settings.kafka_partitions)
+    check_known(source, source.spans(chosen, to_us=wanted.to_us), wanted)
+    target = partial(Republisher, kafka, to_topic, settings.kafka_partitions)
     with look() as (begin, report):
-        count = republish(source, publisher, chosen, wanted, begin=begin, report=report)
+        count = republish(source, target, chosen, wanted, begin=begin, report=report)
     if not count:
-        click.echo(f"nothing to publish: no record of {' or '.join(chosen)} lies in this range")
+        click.echo(f"nothing to publish on {to_topic}: no record of {' or '.join(chosen)} lies in this range")
         return 0
     click.echo(f"published {count:,} records on {to_topic}, all acknowledged")
     return 0

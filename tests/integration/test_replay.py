@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.traces, pytest.mark.timeout(9
 
 SOURCE = "tau2-events"
 RUNS = 8
+WEEKS_US = 20 * 86_400_000_000
 DERIVED = (
     "SELECT countIf(startsWith(producer_id, 'processor:') OR startsWith(producer_id, 'scopes:') "
     "OR startsWith(producer_id, 'holds:')) AS derived FROM ledger WHERE occurrence = 'first'"
@@ -45,6 +47,14 @@ def own_events() -> list[Event]:
     """Runs that are cut in two: half of them before the states are lost, half after."""
     rng = random.Random(7)
     return interleaved([some_run(number, rng) for number in range(RUNS)], rng)
+
+
+def late_run() -> list[Event]:
+    """A run that ends long before its outcome is known."""
+    author = Author("late", seed=99)
+    run = [author.start(), author.model_call(1000, "gpt-4.1-mini-2025-04-14", provider="openai"), author.finish()]
+    outcome = author.outcome(success=False)
+    return [*run, replace(outcome, occurred_at=outcome.occurred_at + WEEKS_US)]
 
 
 def publish(stack: RunningStack, events: list[Event]) -> None:
@@ -74,7 +84,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         expected = EXPECTED[SOURCE]
         running.cli("import", expected.format, str(folder / expected.path), "--source", SOURCE)
         events = own_events()
-        publish(running, events[: len(events) // 2])
+        publish(running, events[: len(events) // 2] + late_run()[:-1])
         settled(running)
         yield running
 
@@ -179,7 +189,10 @@ def test_the_range_is_published_again_with_the_same_bytes(stack: RunningStack) -
     refused = stack.cli("replay", "--to-topic", "other.v1", "--run", "nobody's", check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     done = stack.cli("replay", "--to-topic", "other.v1", "--to", "2001-01-01")
-    assert "nothing to publish" in done.stdout
+    assert f"nothing to publish on other.v1: no record of {EVENTS.name} lies in this range" in done.stdout
+    topics = AdminClient({"bootstrap.servers": stack.endpoints()["kafka_bootstrap_servers"]}).list_topics(timeout=30)
+    assert "copy.v1" in topics.topics
+    assert "other.v1" not in topics.topics
 
 
 def test_lost_states_are_rebuilt_and_the_programs_go_on_from_them(stack: RunningStack) -> None:
@@ -190,7 +203,8 @@ def test_lost_states_are_rebuilt_and_the_programs_go_on_from_them(stack: Running
     lose_states_and_rebuild(stack)
     stack.up()
     events = own_events()
-    publish(stack, [*events[len(events) // 2 :], Author("run-after").start()])
+    outcome = late_run()[-1]
+    publish(stack, [*events[len(events) // 2 :], Author("run-after").start(), outcome])
     settled(stack)
     report = replayed(stack)
     assert report["different"] == 0, report["differences"]
@@ -201,6 +215,14 @@ def test_lost_states_are_rebuilt_and_the_programs_go_on_from_them(stack: Running
         "SELECT uniqExact(run_id) AS n FROM ledger WHERE event_type = 'OutcomeCosted' AND run_id LIKE 'run-%'"
     )
     assert runs["n"] == len({event.run_id for event in events if type(event).__name__ == "OutcomeRecorded"})
+    costed = stack.settle(
+        "SELECT count() AS n, any(cost_nanousd) AS cost, any(success) AS success, "
+        "(SELECT sum(cost_nanousd) FROM charges WHERE run_id = 'late') AS charged FROM ledger "
+        f"WHERE event_type = 'OutcomeCosted' AND outcome_event_id = '{outcome.event_id}' AND occurrence = 'first'",
+        lambda found: found["n"] == 1,
+    )
+    assert (costed["cost"], costed["success"]) == (costed["charged"], False)
+    assert int(costed["cost"]) > 0
 
 
 def lose_states_and_rebuild(stack: RunningStack) -> None:

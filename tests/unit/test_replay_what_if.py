@@ -82,6 +82,8 @@ def test_a_range_in_which_nothing_was_concluded_says_so() -> None:
     later = Wanted(from_us=T0_US * 2)
     assert "nothing was concluded in this range" in printed(say.print_comparison, replay(wiring, later))
     assert "nothing was charged in this range" in printed(say.print_spend, replay(wiring, later, is_tally=True))
+    assert "nothing was stopped in this range" in printed(say.print_stops, replay(wiring, later, is_tally=True))
+    assert "no alert was raised in this range" in printed(say.print_alerts, replay(wiring, later, is_tally=True))
 
 
 def test_the_same_prices_make_no_difference() -> None:
@@ -315,6 +317,10 @@ def test_an_outcome_weeks_after_a_rebuild_is_joined_with_what_the_run_cost() -> 
         (["--from", "2026-02-01", "--to", "2026-01-01"], "--from is not before --to"),
         (["--from", "soon"], "no day or time"),
         (["--to-topic", "copy", "--topic", "other"], "other is not in the ledger"),
+        (["--to-topic", ""], "'' is no name of a topic"),
+        (["--to-topic", "no topic!"], "'no topic!' is no name of a topic"),
+        (["--to-topic", ".."], "is no name of a topic"),
+        (["--to-topic", "agentledger.events.v1"], "a topic of the ledger's own"),
     ],
 )
 def test_what_the_command_line_cannot_work_with_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
