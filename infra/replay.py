@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, Difference, in_time, misread
+from agentledger.infra.replay_compare import GRACE_US, NAMED_MAX, SCATTERED, Difference, in_time, misread
 from agentledger.infra.replay_crew import Crew, Report
 from agentledger.infra.replay_parts import (
     PartResult,
@@ -161,7 +161,8 @@ class _Work:
         """A task for each partition with input or conclusions; `more` are such that have neither."""
         inputs = self.inputs[plan]
         concluded = [span for span in self.derived if span.place.topic in plan.derived]
-        looked_at = inputs if self.wanted.run_id else [*inputs, *concluded]
+        # Of a run, what it folds lies in its own partitions, and so does what is concluded, but for what is scattered.
+        looked_at = [*inputs, *(one for one in concluded if not self.wanted.run_id or one.place.topic in SCATTERED)]
         return [
             PartTask(
                 plan,

@@ -66,6 +66,9 @@ def print_spend(console: Console, report: ReplayReport) -> None:
         table.add_row(tenant, workflow or "(none)", *_spend_cells(before, after))
     table.add_row("all", "", *_spend_cells(report.stored.total(), report.replayed.total()), style="bold")
     console.print(table)
+    by_version = ", ".join(f"{count:,} by {version}" for version, count in report.replayed.prices.most_common())
+    if by_version:  # where the file prices none of the models, that is how one sees it
+        _say(console, f"charges as replayed: {by_version}")
 
 
 def print_stops(console: Console, report: ReplayReport) -> None:
@@ -145,6 +148,7 @@ def report_json(report: ReplayReport, *, is_tally: bool) -> dict[str, Any]:
     ]
     return found | {
         "spend": spend,
+        "charges_by_price_version": {name: dict(sorted(tally.prices.items())) for name, tally in _sides(report)},
         "would_be_stopped": [_stop_json(report, one) for one in newly_stopped(report.stored, report.replayed)],
         "would_not_be_stopped": [_stop_json(report, one) for one in no_longer_stopped(report.stored, report.replayed)],
         "holds_refused": {name: dict(tally.refused) for name, tally in _sides(report)},

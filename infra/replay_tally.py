@@ -66,6 +66,7 @@ class Tally:
     """The sums over conclusions of one side."""
 
     spend: dict[tuple[str, str], Spend] = field(default_factory=dict)  # by tenant and workflow
+    prices: Counter[str] = field(default_factory=Counter)  # by price version: charges
     stops: dict[Scope, Stop] = field(default_factory=dict)
     spent_after: Counter[Scope] = field(default_factory=Counter)  # nano-dollars of stopped runs after their stop
     refused: Counter[str] = field(default_factory=Counter)  # by tenant: holds refused
@@ -97,6 +98,7 @@ class Tally:
         """Add the tally of another part."""
         for key, spend in other.spend.items():
             self.spend.setdefault(key, Spend()).add(spend)
+        self.prices.update(other.prices)
         for scope, stop in other.stops.items():
             self._stop(scope, stop)
         self.spent_after.update(other.spent_after)
@@ -118,6 +120,8 @@ class Tally:
         spend = self.spend.setdefault((charge.tenant_id, charge.workflow), Spend())
         spend.charges += 1
         spend.unpriced += not charge.priced
+        if charge.priced:
+            self.prices[charge.price_version] += 1
         cost = charge.cost_nanousd or 0
         spend.cost_nanousd += cost
         run = Scope(charge.tenant_id, "run", charge.run_id)

@@ -23,6 +23,7 @@ from agentledger.processors.partial_records import encode_watermark
 from agentledger.schemas.errors import ConfigurationError, LedgerConflictError, UsageError
 from agentledger.schemas.events import (
     BudgetDeclared,
+    ControlIssued,
     CostRated,
     Event,
     HoldDecided,
@@ -222,6 +223,16 @@ def test_one_run_and_one_tenant_can_be_looked_at(seed: int) -> None:
     wanted = sum(one.tenant_id == "globex" and one.producer_id.startswith("holds:") for one in decided)
     assert of_tenant.is_equal
     assert of_tenant.equal.total() == wanted
+
+
+def test_of_a_run_what_was_said_in_other_partitions_is_compared_too() -> None:
+    ledger = a_ledger()
+    events = [CODEC.decode(row.value) for row in ledger.rows() if row.occurrence == FIRST]
+    of_run = [one for one in events if one.run_id == "run-1" and one.producer_id.startswith(DERIVED)]
+    assert any(isinstance(one, ControlIssued) for one in of_run)
+    report = looked_at(ledger, Wanted(run_id="run-1"))
+    assert (report.different, report.not_yet.total(), report.ahead) == (0, 0, 0)
+    assert report.equal.total() == report.expected == len(of_run)
 
 
 def test_other_prices_are_named_as_the_likely_cause() -> None:

@@ -73,6 +73,8 @@ def test_other_prices_cost_the_difference_by_hand() -> None:
     assert "triage" in text
     as_json = say.report_json(report, is_tally=True)
     assert as_json["spend"][0]["replay"]["cost_nanousd"] == 3_050_000
+    assert sum(as_json["charges_by_price_version"]["replay"].values()) == 3
+    assert "charges as replayed: 3 by" in text
     json.dumps(as_json)
 
 
