@@ -52,7 +52,7 @@ def own_events() -> list[Event]:
 def late_run() -> list[Event]:
     """A run that ends long before its outcome is known."""
     author = Author("late", seed=99)
-    run = [author.start(), author.model_call(1000, "gpt-4.1-mini-2025-04-14", provider="openai"), author.finish()]
+    run = [author.start(), author.model_call(1000, "gpt-4.1-mini", provider="openai", output_tokens=0), author.finish()]
     outcome = author.outcome(success=False)
     return [*run, replace(outcome, occurred_at=outcome.occurred_at + WEEKS_US)]
 
