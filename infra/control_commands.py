@@ -71,10 +71,9 @@ def publish_command(kafka: dict[str, Any], command: Command, codec: Codec, *, ow
     """
     value = codec.encode(control_event(command))
     failures: list[str] = []
-    producer = Producer(
-        {"acks": "all", "enable.idempotence": True, "message.timeout.ms": round(DELIVERY_S_MAX * 1000), "log_level": 0}
-        | kafka
-    )
+    # Not idempotent: to be given a producer id can take half a second, which counts for a halt. Written twice by a
+    # retry it is the same event, which the ledger knows, and the same halt.
+    producer = Producer({"acks": "all", "message.timeout.ms": round(DELIVERY_S_MAX * 1000), "log_level": 0} | kafka)
     producer.produce(
         CONTROL.name,
         value,
