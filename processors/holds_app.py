@@ -11,12 +11,15 @@ from agentledger.processors.holds import HoldFold
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.shell import Shell, ShellPlan
 from agentledger.processors.topics import HOLDS_CHANGELOG, HOLDS_GROUP
+from agentledger.processors.transport import FetchWait
 from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.registry import open_registry
 
 # Some 100 requests: a batch holds back the decisions of those that come behind it, some 10 ms.
 BATCH_BYTES_MAX = 64 * 1024
+# One fetch is under way at a time: one that waits for idle partitions may hold back a request in another.
+FETCH_WAIT = FetchWait(ms_max=20)
 
 
 class HoldsProgram(Shell):
@@ -31,4 +34,5 @@ class HoldsProgram(Shell):
 
             return HoldFold(codec, config.partitions, stored)
 
-        super().__init__(ShellPlan(HOLDS_GROUP, "holds", HOLDS_CHANGELOG, BATCH_BYTES_MAX), config, build)
+        plan = ShellPlan(HOLDS_GROUP, "holds", HOLDS_CHANGELOG, BATCH_BYTES_MAX, fetch_wait=FETCH_WAIT)
+        super().__init__(plan, config, build)

@@ -17,9 +17,9 @@ from agentledger.processors.programs import EXIT_FAILED, die
 
 STOP_SECONDS = 15.0  # for leaving the group; a stop that is cut off costs time at the next start, and nothing else
 LOOK_SECONDS = 0.5
-# Kafka answers a fetch at its first record; without one nothing can be assigned or sought to before the wait is over.
-# Shorter waits cost an idle broker its time.
-FETCH_WAIT_MS_MAX = 250
+# Kafka answers a fetch at its first record; without one nothing else can be fetched, assigned or sought to before the
+# wait is over. Shorter waits cost an idle broker its time.
+FETCH_WAIT_MS_MAX = 100
 GC_THRESHOLD = 50_000  # a batch makes some 100,000 objects, none of them in cycles
 
 log = logging.getLogger(__name__)

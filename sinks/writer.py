@@ -48,7 +48,8 @@ GROUP = "agentledger-writer"
 BATCH_BYTES_MAX = 64 * 1024 * 1024  # of values in one flush: held several times over while it is sent
 READ_ROWS_MAX = 2_000  # of one read, so that the bound on bytes is looked at in time
 QUEUED_KBYTES_MAX = 65_536  # what librdkafka may fetch ahead
-FETCH_WAIT_MS_MAX, FETCH_BYTES_MIN = 50, 64 * 1024
+# One fetch is under way at a time: one that waits for idle partitions holds back those with a backlog.
+FETCH_WAIT_MS_MAX, FETCH_BYTES_MIN = 20, 64 * 1024
 SESSION_S = 10.0
 POLL_S_MAX = 600  # how long ClickHouse may be away before the partitions go to another writer
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 5.0
