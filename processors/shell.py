@@ -16,7 +16,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import faust
@@ -30,7 +30,7 @@ from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.transport import FetchWait, PromptTransport
 from agentledger.processors.watchdog import Watchdog
-from agentledger.processors.worker import FETCH_WAIT_MS_MAX, WorkerConfig
+from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.errors import BrokerError
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.ready import say_ready
@@ -39,7 +39,9 @@ WAITING_MESSAGES_MAX = 256  # taken from Faust and not yet folded
 WAITING_MESSAGES_ENOUGH = 16  # for a batch without a pause: the round trips weigh little then
 STREAM_BUFFER_MESSAGES = 64  # within Faust
 NUDGE_SECONDS = 2.0  # how long waiting records may stay unread before they are asked for again
-FETCH_WAIT = FetchWait(FETCH_WAIT_MS_MAX)
+# Kafka answers a fetch at its first record; without one nothing else can be fetched, assigned or sought to before the
+# wait is over, and the memory broker answers only then. Shorter waits cost an idle broker its time.
+FETCH_WAIT = FetchWait(ms_max=50)
 FETCH_BYTES_MAX = 1_048_588  # of one partition; as large as a record may be
 
 Result = TypeVar("Result")
@@ -301,7 +303,7 @@ def build_app(plan: ShellPlan, config: WorkerConfig) -> faust.App:
         loghandlers=[],
     )
     app.transport = PromptTransport(app.conf.broker_consumer, app)
-    app.transport.fetch_wait = replace(plan.fetch_wait, ms_max=min(plan.fetch_wait.ms_max, config.fetch_wait_ms_max))
+    app.transport.fetch_wait = plan.fetch_wait
     app.finalize()
     return app
 

@@ -17,9 +17,6 @@ from agentledger.processors.programs import EXIT_FAILED, die
 
 STOP_SECONDS = 15.0  # for leaving the group; a stop that is cut off costs time at the next start, and nothing else
 LOOK_SECONDS = 0.5
-# Kafka answers a fetch at its first record; without one nothing else can be fetched, assigned or sought to before the
-# wait is over. Shorter waits cost an idle broker its time.
-FETCH_WAIT_MS_MAX = 100
 GC_THRESHOLD = 50_000  # a batch makes some 100,000 objects, none of them in cycles
 
 log = logging.getLogger(__name__)
@@ -43,7 +40,6 @@ class WorkerConfig:
     session_timeout_s: float = 6.0
     stalled_after_s: float = 15.0  # with input waiting and no progress for this long, the process ends
     commit_interval_s: float = 1.0
-    fetch_wait_ms_max: int = FETCH_WAIT_MS_MAX
     metrics: FoldMetrics = field(default_factory=lambda: FoldMetrics("worker"), repr=False, compare=False)
 
 

@@ -17,8 +17,6 @@ from agentledger.infra.settings import Settings, load_settings
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from agentledger.processors import WorkerConfig
 
-MEMORY_FETCH_WAIT_MS = 50  # the memory broker answers only when a fetch's wait is over
-
 
 def start_logging(settings: Settings) -> None:
     """One line per message on standard error, with the time in UTC."""
@@ -79,7 +77,6 @@ def worker_config(settings: Settings, program: str) -> WorkerConfig:
     """
     from agentledger.processors import WorkerConfig
     from agentledger.processors.fold_metrics import FoldMetrics
-    from agentledger.processors.worker import FETCH_WAIT_MS_MAX
 
     metrics = FoldMetrics(program)
     serve_metrics(settings, metrics.registry)
@@ -93,7 +90,6 @@ def worker_config(settings: Settings, program: str) -> WorkerConfig:
         prices_file=settings.prices_file,
         rules_file=settings.rules_file,
         metrics=metrics,
-        fetch_wait_ms_max=MEMORY_FETCH_WAIT_MS if settings.kafka_instance else FETCH_WAIT_MS_MAX,
     )
 
 
