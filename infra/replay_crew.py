@@ -56,8 +56,9 @@ class Crew:
             with _few_collections():
                 return [function(task, tools, _collecting(report)) for task in tasks]
         pool = self._pool or self._start("spawn")
+        known = self._folded.value  # read first: a short task may be done before the last one is given out
         futures = [pool.submit(_run, function, task, tools) for task in tasks]
-        waiting, known = set(futures), self._folded.value
+        waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, POLL_S)
             now = self._folded.value

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,6 +52,22 @@ def test_all_tasks_are_done_in_their_order_and_counted(monkeypatch: pytest.Monke
         assert sum(reported) == 6
         with pytest.raises(ValueError, match="-2 is negative"):
             crew.work(square, [1, -2], 0)
+
+
+def test_what_is_done_before_the_last_task_is_given_out_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_crew, "_is_alone", lambda: False)
+    give_out = ProcessPoolExecutor.submit
+
+    def and_wait(pool: ProcessPoolExecutor, *task: Any) -> Future[Any]:
+        future: Future[Any] = give_out(pool, *task)
+        future.result()
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", and_wait)
+    reported: list[int] = []
+    with Crew(2) as crew:
+        crew.work(square, [1, 2, 3], 10, reported.append)
+    assert sum(reported) == 6
 
 
 def test_a_process_without_threads_is_forked_at_once() -> None:
