@@ -27,6 +27,21 @@ from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, EVENTS, PACKED,
 from tests.kafka_broker import PARTITIONS
 from tests.run_logs import CODEC, Folded
 
+# Ends the program where what it derived is safe, and the states that this follows from are not.
+DIES_HALFWAY = """
+import os, signal
+from agentledger.processors.acknowledged import AcknowledgedProducer
+
+class Dying(AcknowledgedProducer):
+    async def settled(self):
+        has_sent = len(self._producer) > 0
+        await super().settled()
+        if has_sent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+import agentledger.processors.shell
+agentledger.processors.shell.AcknowledgedProducer = Dying
+"""
 WORKER = """
 import logging, sys
 from pathlib import Path
@@ -66,10 +81,10 @@ class Rig:
         """Start a packer."""
         return self._start("packer", [PACKER, self.servers, str(self.session_timeout_s)])
 
-    def worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
-        """Start a worker."""
-        timeout = str(self.session_timeout_s)
-        return self._start(name, [WORKER, self.servers, str(self.folder / name), str(PARTITIONS), timeout])
+    def worker(self, name: str = "worker", *, dies_halfway: bool = False) -> subprocess.Popen[bytes]:
+        """Start a worker; one that `dies_halfway` does so in its first batch that something follows from."""
+        timeout, program = str(self.session_timeout_s), DIES_HALFWAY + WORKER if dies_halfway else WORKER
+        return self._start(name, [program, self.servers, str(self.folder / name), str(PARTITIONS), timeout])
 
     def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         self.starts += 1
