@@ -16,9 +16,12 @@ from agentledger.schemas.price_books import open_prices
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import PACKED
 
-# Packed messages are small when there is little to pack and have up to 0.5 MiB in a backlog. 1 MiB is some 3,500 events
-# and 0.3 s from first to last.
-BATCH_BYTES_MAX = 1024 * 1024
+# A batch takes what waits, so only in a backlog is one this large: some 10,000 events. Each batch writes the state of
+# every run that it touched once, and waits for two round trips: the fewer batches, the less an event costs.
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+# Of each partition at a time, or one record that is larger. What comes in small pieces goes into memory that was used
+# just before, and is folded while the processor still has it at hand.
+FETCH_BYTES_MAX = 128 * 1024
 # A batch costs the broker a request for each partition and topic that it writes to, and those who read them as many: at
 # a hundred small batches a second that is more than the events cost.
 PAUSE_S = 0.02
@@ -65,5 +68,5 @@ class Worker(Shell):
             )
             return PackedRuns(fold)
 
-        plan = ShellPlan(WORKER_GROUP, "runs", CHANGELOG, BATCH_BYTES_MAX, PAUSE_S, fetch_bytes_max=PACKED.bytes_max)
+        plan = ShellPlan(WORKER_GROUP, "runs", CHANGELOG, BATCH_BYTES_MAX, PAUSE_S, fetch_bytes_max=FETCH_BYTES_MAX)
         super().__init__(plan, config, build)

@@ -38,11 +38,12 @@ from agentledger.schemas.ready import say_ready
 WAITING_MESSAGES_MAX = 256  # taken from Faust and not yet folded
 WAITING_MESSAGES_ENOUGH = 16  # for a batch without a pause: the round trips weigh little then
 STREAM_BUFFER_MESSAGES = 64  # within Faust
+TURN_S = 0.005  # folding goes on for so long before Faust's own tasks get their turn
 NUDGE_SECONDS = 2.0  # how long waiting records may stay unread before they are asked for again
 # Kafka answers a fetch at its first record; without one nothing else can be fetched, assigned or sought to before the
 # wait is over, and the memory broker answers only then. Shorter waits cost an idle broker its time.
 FETCH_WAIT = FetchWait(ms_max=50)
-FETCH_BYTES_MAX = 1_048_588  # of one partition; as large as a record may be
+FETCH_BYTES_MAX = 1_048_588  # of one partition
 
 Result = TypeVar("Result")
 # (partition, offset, broker's append time in ms, value) -> what follows from the record, in order.
@@ -173,6 +174,7 @@ class Shell:
     async def _fold_batch(self, batch: list[Any]) -> None:
         ours: list[Any] = []
         missed = set()
+        turn_ends = time.monotonic() + TURN_S
         for event in batch:
             message = event.message
             place = self._orders[message.topic].place(message.partition, message.offset)
@@ -182,7 +184,9 @@ class Shell:
                     ours = []
                 ours.append(event)
                 self._fold_message(message)
-                await asyncio.sleep(0)  # Faust's own tasks get their turn
+                if time.monotonic() >= turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + TURN_S
             elif place is Place.AHEAD:
                 missed.add(TP(message.topic, message.partition))
         await self._settle(ours)
