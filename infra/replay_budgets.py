@@ -112,6 +112,12 @@ class BudgetedStage:
             derived += self._stage.take(partition, offset + self._shift, ledger_time_us, value)
         return derived
 
+    def take_all(
+        self, partition: int, offsets: Sequence[int], times_us: Sequence[int], values: Sequence[bytes | None]
+    ) -> Sequence[Sequence[DerivedRecord]]:
+        """Fold many records in; what follows from each."""
+        return [self.take(partition, *row) for row in zip(offsets, times_us, values, strict=True)]
+
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
         """Fold one record of the partials in."""
         return self._stage.take_partial(partition, value)

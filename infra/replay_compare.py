@@ -16,9 +16,10 @@ written before the event that it follows from: both are counted, and are no diff
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from agentledger.infra.replay_unmatched import IN_MEMORY_MAX, Unmatched
@@ -120,14 +121,48 @@ class Comparison:
             if len(queue) > self._in_memory_max:
                 self._leave_order(expected.topic)
 
+    def expect_all(self, many: Sequence[Expected]) -> None:
+        """Conclusions in the order of their source partition."""
+        if not self._met.is_empty:
+            for expected in many:
+                self.expect(expected)
+            return
+        self.expected += len(many)
+        for expected in many:
+            if expected.topic in SCATTERED:
+                self._wait(expected)
+            else:
+                self._in_order[expected.topic].append(expected)
+        for topic, queue in self._in_order.items():
+            if len(queue) > self._in_memory_max:
+                self._leave_order(topic)
+
     def meet_all(self, block: RecordBlock) -> None:
         """Rows of a derived topic, in the order of their logs. Nearly all stand as they follow, one after the other."""
         queue = self._in_order[block.place.topic]
+        if self._are_next(block, queue):
+            return
         for row, (value, occurrence) in enumerate(zip(block.values, block.occurrences, strict=True)):
             if queue and queue[0].value == value and occurrence == FIRST:
                 self._count_equal(queue.popleft(), block.times_us[row])
             else:
                 self.meet(block.record(row))
+
+    def _are_next(self, block: RecordBlock, queue: deque[Expected]) -> bool:
+        """Whether all rows say what is expected next, byte for byte; then they are counted as equal."""
+        size = len(block)
+        if not size or len(queue) < size or block.occurrences.count(FIRST) < size:
+            return False
+        following = list(islice(queue, size))
+        partitions = {one.partition for one in following}
+        if len(partitions) > 1 or [one.value for one in following] != list(block.values):
+            return False
+        for _ in following:
+            queue.popleft()
+        self.equal[block.place.topic] += size
+        furthest = max(following, key=attrgetter("log_index"))
+        self._count_written(furthest, max(block.times_us))
+        return True
 
     def meet(self, record: LedgerRecord) -> None:
         """A row of a derived topic, wherever what it follows from stands."""

@@ -52,6 +52,11 @@ class Stage(Protocol):
     def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
 
+    def take_all(
+        self, partition: int, offsets: Sequence[int], times_us: Sequence[int], values: Sequence[bytes | None]
+    ) -> Sequence[Sequence[DerivedRecord]]:
+        """Fold many records in; what follows from each."""
+
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
         """Fold one record of the partials in; what follows from it. Only of the scopes' stage."""
 
@@ -119,8 +124,18 @@ class Spilling:
         self._states = SpilledStates()
         self._since_spill = 0
 
-    def _count(self) -> None:
-        self._since_spill += 1
+    def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
+        """Fold one record in; what follows from it."""
+        raise NotImplementedError
+
+    def take_all(
+        self, partition: int, offsets: Sequence[int], times_us: Sequence[int], values: Sequence[bytes | None]
+    ) -> Sequence[Sequence[DerivedRecord]]:
+        """Fold many records in; what follows from each."""
+        return [self.take(partition, *row) for row in zip(offsets, times_us, values, strict=True)]
+
+    def _count(self, more: int = 1) -> None:
+        self._since_spill += more
         if self._since_spill >= SPILL_RECORDS:
             self.spill()
 
@@ -160,10 +175,21 @@ class RunStage(Spilling):
 
     def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
-        oversized = value is not None and len(value) > VALUE_BYTES_MAX  # the packer leaves those out
-        self._count()
-        packed = (offset, ledger_time_us // 1000, None if oversized else value, oversized)
-        return self._fold.take(partition, tuple.__new__(PackedRecord, packed))  # by its name: twice as long
+        [derived] = self.take_all(partition, (offset,), (ledger_time_us,), (value,))
+        return derived
+
+    def take_all(
+        self, partition: int, offsets: Sequence[int], times_us: Sequence[int], values: Sequence[bytes | None]
+    ) -> Sequence[Sequence[DerivedRecord]]:
+        """Fold many records in; what follows from each."""
+        self._count(len(values))
+        take, packed, kind = self._fold.take, tuple.__new__, PackedRecord  # made by its name, one takes twice as long
+        return [
+            take(partition, packed(kind, (offset, time_us // 1000, value, False)))
+            if value is None or len(value) <= VALUE_BYTES_MAX  # the packer leaves those out that are larger
+            else take(partition, PackedRecord(offset, time_us // 1000, None, oversized=True))
+            for offset, time_us, value in zip(offsets, times_us, values, strict=True)
+        ]
 
     def _changed(self) -> Sequence[StateRecord]:
         return self._fold.take_changed()
