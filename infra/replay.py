@@ -40,7 +40,7 @@ from agentledger.sinks.replay_source import ALL_TIME, LogSpan
 
 RECORDS_PER_JOB = 50_000  # below that a process may take longer to start than to fold
 
-CHECKED_RECORDS = 50_000  # whose columns are looked at at a time: some 50 MB
+CHECKED_RECORDS = 100_000  # whose columns are looked at at a time: some 100 MB; in smaller parts it costs more
 ALONE = Crew(1)
 
 Item = TypeVar("Item")
