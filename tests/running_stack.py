@@ -87,7 +87,10 @@ class RunningStack:
         return dict(line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
 
     def settle(self, sql: str, is_done: Callable[[dict[str, Any]], bool], wait_s_max: float = 120) -> dict[str, Any]:
-        """Ask until the answer is as wanted twice in a row; the last answer, wanted or not, at the time-out."""
+        """Ask until the answer is as wanted twice in a row: that answer. Fails after `wait_s_max`.
+
+        Each question is itself an event in the ledger: what counts all events never rests.
+        """
         deadline = time.monotonic() + wait_s_max
         before: dict[str, Any] = {}
         while time.monotonic() < deadline:
@@ -97,4 +100,4 @@ class RunningStack:
                 return row
             before = row
             time.sleep(0.5)
-        return before
+        raise AssertionError(f"it did not settle in {wait_s_max} s: {before or done.stderr}")

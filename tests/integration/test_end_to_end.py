@@ -34,8 +34,9 @@ VIEWS = (
     "alerts",
     "scoreboard",
 )
-SETTLED = """SELECT (SELECT count() FROM events WHERE topic = 'agentledger.events.v1') AS facts,
-    (SELECT count() FROM events) AS events,
+# Signed heads, rules over several runs and the watch over our own stages follow the clock of the ledger, not the runs.
+OF_RUNS = "run_id != '' AND NOT startsWith(run_id, 'signer:')"
+SETTLED = f"""SELECT (SELECT count() FROM events WHERE {OF_RUNS}) AS events,
     (SELECT count() FROM charges WHERE kind = 'model') AS charges, (SELECT count() FROM model_calls) AS model_calls,
     (SELECT uniqExact(run_id) FROM events WHERE event_type = 'OutcomeCosted') AS costed,
     (SELECT uniqExact(run_id) FROM outcomes) AS with_outcome"""
@@ -48,15 +49,12 @@ def import_all(stack: RunningStack, folder: Path) -> None:
 
 
 def settled(stack: RunningStack) -> dict[str, int]:
-    """Wait until every model call is rated and every run with an outcome is costed."""
+    """Wait until every model call is there and rated, and every run with an outcome is costed."""
+    wanted = sum(expected.model_calls for expected in EXPECTED.values())
     return stack.settle(
         SETTLED,
-        lambda row: row["charges"] == row["model_calls"] > 0 and row["costed"] == row["with_outcome"],
+        lambda row: row["charges"] == row["model_calls"] == wanted and row["costed"] == row["with_outcome"],
     )
-
-
-# Signed heads, rules over several runs and the watch over our own stages follow the clock of the ledger, not the runs.
-OF_RUNS = "run_id != '' AND NOT startsWith(run_id, 'signer:')"
 
 
 def fingerprints(stack: RunningStack) -> dict[str, str]:
