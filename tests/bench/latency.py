@@ -15,7 +15,7 @@ from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import BudgetExceeded
 from agentledger.schemas.topics import BUDGETS, EVENTS
 from tests.bench.report import Figure, percentile
-from tests.bench.sample import sample_records
+from tests.bench.sample import sample_events
 from tests.running_stack import RunningStack
 
 EVENTS_PER_S = 1000
@@ -47,14 +47,16 @@ def measure(folder: Path) -> list[Figure]:
 
 
 def send_load(servers: str) -> None:
-    """EVENTS_PER_S events a second for LOAD_S, straight to the topic."""
+    """EVENTS_PER_S events a second for LOAD_S, straight to the topic, of agents whose clocks are right."""
+    codec = Codec(open_registry())
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
     began = time.monotonic()
-    for number, (key, value) in enumerate(sample_records(EVENTS_PER_S * LOAD_S)):
+    for number, event in enumerate(sample_events(EVENTS_PER_S * LOAD_S)):
         ahead_s = number / EVENTS_PER_S - (time.monotonic() - began)
         if ahead_s > 0.005:
             time.sleep(ahead_s)
-        producer.produce(EVENTS.name, value, key)
+        event.occurred_at = time.time_ns() // 1000
+        producer.produce(EVENTS.name, codec.encode(event), event.run_id.encode())
         producer.poll(0)
     producer.flush(30)
 
