@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,16 +118,16 @@ class SpilledStates:
         return self._file
 
 
-class Spilling:
+class Spilling(ABC):
     """What the stages have in common: states that leave memory every SPILL_RECORDS records."""
 
     def __init__(self) -> None:
         self._states = SpilledStates()
         self._since_spill = 0
 
+    @abstractmethod
     def take(self, partition: int, offset: int, ledger_time_us: int, value: bytes | None) -> Sequence[DerivedRecord]:
         """Fold one record in; what follows from it."""
-        raise NotImplementedError
 
     def take_all(
         self, partition: int, offsets: Sequence[int], times_us: Sequence[int], values: Sequence[bytes | None]
@@ -144,8 +145,9 @@ class Spilling:
         self._since_spill = 0
         self._states.store(self._changed())
 
+    @abstractmethod
     def _changed(self) -> Sequence[StateRecord]:
-        raise NotImplementedError
+        """The states that have changed since the last call."""
 
     def take_partial(self, partition: int, value: bytes) -> Sequence[DerivedRecord]:
         """No stage but that of the scopes takes partials."""
