@@ -87,13 +87,18 @@ def _read_protobuf(body: bytes) -> ExportTraceServiceRequest:
 def _read_json(body: bytes) -> ExportTraceServiceRequest:
     """OTLP's JSON is protobuf's, but ids are hexadecimal where protobuf has base64, and names are in lowerCamelCase."""
     try:
-        document = json.loads(body)
+        document = json.loads(body, object_pairs_hook=_without_extensions)
         _mend_ids(document)
         return ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
     except RecursionError:
         raise _not_a_request("it is nested too deeply") from None
     except (ParseError, ValueError, TypeError, AttributeError, OverflowError, SystemError) as error:
         raise _not_a_request(str(error)) from None  # protobuf's C code gives SystemError for names it can't hold
+
+
+def _without_extensions(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What receivers don't know they must ignore; protobuf's parser refuses names in brackets, those of extensions."""
+    return {name: value for name, value in fields if not name.startswith("[")}
 
 
 def _mend_ids(document: Any) -> None:

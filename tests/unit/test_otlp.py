@@ -83,9 +83,11 @@ def test_json_and_protobuf_mean_the_same() -> None:
 
 
 def test_json_as_the_specification_writes_it() -> None:
-    body = b"""{"resourceSpans": [{"resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "s"}}]},
+    body = b"""{"[secret]": 0,
+        "resourceSpans": [{"resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "s"}}]},
         "scopeSpans": [{"scope": {"name": "x"}, "spans": [{"traceId": "5B8EFFF798038103D269B633813FC60C",
         "spanId": "EEE19B7EC3C1B174", "parentSpanId": "EEE19B7EC3C1B173", "name": "n", "kind": 2, "unknownField": [1],
+        "[not.known]": {},
         "startTimeUnixNano": "1544712660000000000", "endTimeUnixNano": "1544712661000000000",
         "attributes": [{"key": "n", "value": {"intValue": "7"}}], "status": {"code": 2, "message": "m"}}]}]}]}"""
     [span] = read_request(body, JSON).taken
