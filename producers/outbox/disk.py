@@ -113,8 +113,11 @@ class RealFile:
         return os.pread(self._fd, length, offset)
 
     def sync(self) -> None:
-        """fsync."""
-        os.fsync(self._fd)
+        """fsync. Raises OSError, also where another thread has closed the file meanwhile."""
+        fd = self._fd
+        if fd < 0:
+            raise OSError(errno.EBADF, "the file is closed")
+        os.fsync(fd)
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -123,18 +123,18 @@ class OutboxWriter:
         """Return when everything that was written outlasts a loss of power; False where the disk has refused."""
         with self.lock:
             unsynced, self._unsynced = self._unsynced, []
-        try:
-            for segment in unsynced:
+        is_synced = True
+        for segment in unsynced:
+            try:
                 if segment.file is not None:
                     segment.file.sync()
                 if segment.is_sealed:
                     segment.close()
-        except OSError as error:
-            if any(segment not in self.segments.segments for segment in unsynced):
-                return True  # it was dropped meanwhile
-            self._owner.tell("outbox_disk", f"the outbox was not synced: {error}")
-            return False
-        return True
+            except OSError as error:
+                if segment in self.segments.segments:  # else it was dropped meanwhile
+                    self._owner.tell("outbox_disk", f"the outbox was not synced: {error}")
+                    is_synced = False
+        return is_synced
 
     def _is_full(self) -> bool:
         segments = self.segments

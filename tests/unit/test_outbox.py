@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 
 from agentledger.infra.cli.outbox import outbox
 from agentledger.producers import EmitProblem, Ledger, OutboxSettings
+from agentledger.producers.outbox.disk import RealFile
 from agentledger.producers.outbox.framing import FILE_HEAD_BYTES, file_head
 from agentledger.producers.outbox.settings import outbox_from_env, to_outbox
 from agentledger.producers.outbox.survey import survey, waiting_records
@@ -133,6 +134,26 @@ def test_a_full_outbox_gives_up_its_oldest_segments_and_says_so(tmp_path: Path) 
     assert sorted(arrived + missing) == list(range(1000))
     counters = ledger.counters
     assert (counters.dropped, counters.waiting) == ({"outbox_full": len(missing)}, 0)
+    ledger.close()
+
+
+def test_segments_that_are_dropped_while_they_are_synced_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = RealFile.sync
+
+    def slowly(file: RealFile) -> None:
+        time.sleep(0.005)
+        sync(file)
+
+    monkeypatch.setattr(RealFile, "sync", slowly)
+    producer = FakeRecordProducer(up=False, records_max=10)
+    ledger = open_ledger(tmp_path, producer, bytes_max=MIB, fsync="interval", fsync_interval_ms=1)
+    decide(ledger, 1000, size=4000)
+    producer.come_back()
+    assert ledger.flush(20) == 0
+    missing = [seq for first, last, _ in gaps(producer) for seq in range(first, last + 1)]
+    assert sorted(seqs(producer) + missing) == list(range(1000))
     ledger.close()
 
 
