@@ -34,6 +34,9 @@ PROGRAMS = (
 NOTIFY = Program("notify", ["notify", "run"])  # where a notify file says whom to tell
 SIGNER = Program("signer", ["signer"])  # not with the memory broker: its topics are others after each start
 
+# What keeps or checks the record, and has seconds for it; who decides, and who answers agents and people, goes first.
+KEEPING = frozenset({"writer", "payloads", "signer", "reconcile"})
+
 # As whom a program signs in at ClickHouse; the others don't go there.
 LOGINS = {"writer": "writer", "payloads": "payloads", "signer": "signer", "reconcile": "auditor"}
 
@@ -47,7 +50,9 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
     users = users_xml(local_users(passwords, settings.tenant_id), admin_sha256=password_sha256(passwords[ADMIN]))
     wanted = [*PROGRAMS, *([] if memory else [SIGNER]), *([NOTIFY] if settings.notify_file else [])]
     shown = tuple(program.name for program in wanted if program.has_metrics)
-    config = replace(config, users_xml=users, clickhouse_login=admin, metrics_programs=shown)
+    config = replace(
+        config, users_xml=users, clickhouse_login=admin, clickhouse_nice=settings.keeping_nice, metrics_programs=shown
+    )
     partitions = MEMORY_BROKER_PARTITIONS if memory else settings.kafka_partitions
 
     instance = {"AGENTLEDGER_KAFKA_INSTANCE": str(uuid.uuid4())} if memory else {}
@@ -80,7 +85,8 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             if not keys.private_path.exists():
                 keys.new(f"{socket.gethostname()}/agentledger")
 
-    programs = [_signed_in(program, passwords) for program in wanted]
+    nice = dict.fromkeys(KEEPING, settings.keeping_nice)
+    programs = [replace(_signed_in(each, passwords), nice=nice.get(each.name, 0)) for each in wanted]
     return Stack(config, programs=programs, prepare=prepare, program_env=program_env)
 
 

@@ -165,6 +165,13 @@ class Settings(BaseSettings):
     notify_file: Path | None = Field(
         None, description="Notify file (YAML): who is told of which alerts, how; empty: nobody is."
     )
+    keeping_nice: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="How far ClickHouse, the writers, the signer and reconcile step back (nice) on a local stack whose "
+        "cores are busy, so that holds, budgets and alerts go first; 0: not at all.",
+    )
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Where programs show their metrics.")
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Port of a program's metrics (Prometheus), one for each program; 0: none."

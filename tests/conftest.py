@@ -17,6 +17,7 @@ settings.load_profile("agentledger")
 
 for name in [name for name in os.environ if name.startswith("AGENTLEDGER_") and name != "AGENTLEDGER_TRACES"]:
     del os.environ[name]
+os.environ["AGENTLEDGER_KEEPING_NICE"] = "0"  # a store that steps back behind two other test files comes too late
 
 
 def keep_ports_apart() -> None:

@@ -26,13 +26,14 @@ class ClickHouseService(Service):
 
     def __init__(
         self, data_dir: Path, http_port: int, native_port: int, users_xml: str = "",
-        login: tuple[str, str] = ("default", ""),
+        login: tuple[str, str] = ("default", ""), *, nice: int = 0,
     ) -> None:  # fmt: skip
         super().__init__("clickhouse", data_dir)
         self.http_port = http_port
         self.native_port = native_port
         self.users_xml = users_xml
         self._login = login
+        self.nice = nice
         if find_spec("chdb") is None:
             raise StackError(
                 "no ClickHouse found: it comes inside the chdb wheel", next_step="pip install 'agentledger[local]'"

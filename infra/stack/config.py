@@ -38,6 +38,7 @@ class StackConfig:
     cache_dir: Path = field(default_factory=default_cache_dir)
     users_xml: str = ""  # ClickHouse's users file; empty: the user default alone
     clickhouse_login: tuple[str, str] = field(default=("default", ""), repr=False)  # may stop its queries
+    clickhouse_nice: int = 0  # how far it steps back where the cores are busy
     metrics_programs: tuple[str, ...] = ()  # those that show metrics on a port of their own
 
 

@@ -22,6 +22,7 @@ class Program:
     env: Mapping[str, str] = field(default_factory=dict)
     endpoint_variable: str = ""  # of its environment, where it listens
     has_metrics: bool = True  # on a port of their own
+    nice: int = 0  # how far it steps back where the cores are busy
 
 
 class ProgramService(Service):
@@ -32,6 +33,7 @@ class ProgramService(Service):
     def __init__(self, program: Program, data_dir: Path, env: Mapping[str, str], metrics_port: int = 0) -> None:
         super().__init__(program.name, data_dir)
         self.program = program
+        self.nice = program.nice
         self._metrics_port = metrics_port
         self._ready_file = self.run_dir / "ready"
         own = {READY_FILE_VARIABLE: str(self._ready_file), METRICS_PORT_VARIABLE: str(metrics_port)}

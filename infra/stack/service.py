@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agentledger.infra.stack import die_with_parent
+from agentledger.infra.stack import child
 from agentledger.infra.stack.logs import log_path, open_log, telling_line
 from agentledger.infra.stack.processes import POLL_SECONDS, ProcessId
 from agentledger.schemas.errors import StackError
@@ -27,10 +27,11 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 class Service(ABC):
-    """A process with its log, readiness check and orderly stop. Start it from the main thread (see die_with_parent)."""
+    """A process with its log, readiness check and orderly stop. Start it from the main thread (see child.py)."""
 
     restartable = True
     stop_seconds = 20.0
+    nice = 0  # how far it steps back where the cores are busy
 
     def __init__(self, name: str, data_dir: Path) -> None:
         self.name = name
@@ -89,7 +90,7 @@ class Service(ABC):
         with open_log(self.log) as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *self.command()],
+                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), str(self.nice), *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

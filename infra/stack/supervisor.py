@@ -158,6 +158,7 @@ class Stack:
             ports["clickhouse_native"],
             self.config.users_xml,
             self.config.clickhouse_login,
+            nice=self.config.clickhouse_nice,
         )
         remember_ports(self.data_dir, ports)
         return [broker, clickhouse]

@@ -20,7 +20,7 @@ from tests.running_stack import RunningStack
 HOLDS_PER_S = 100
 CALLERS = 20
 PROBE_S = 30
-WARM_UP_S = 5
+WARM_UP_S = 30  # programs load, the broker's machine code is compiled: a stack is started once, and holds all day
 CALL_S = 0.02  # what the held call takes
 TENANT = "bench"
 DECLARED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agentledger.infra.stack import Program
+from agentledger.infra.local_stack import local_stack
+from agentledger.infra.settings import load_settings
+from agentledger.infra.stack import Program, StackConfig
 from agentledger.infra.stack.files import check_free_space, file_lock, make_data_dir
 from agentledger.infra.stack.kafka import server_properties
 from agentledger.infra.stack.logs import open_log, telling_line
@@ -125,6 +128,27 @@ def test_a_service_has_a_session_of_its_own_and_no_terminal(tmp_path: Path) -> N
     service.start()
     service.wait_ready(soon())
     service.stop()
+
+
+def test_a_service_that_only_keeps_the_record_steps_back(tmp_path: Path) -> None:
+    group = "group = pathlib.Path('/proc/self/autogroup')"
+    shown = "pathlib.Path('shown').write_text(f'{os.nice(0)} ' + (group.read_text() if group.exists() else ''))"
+    service = Script(tmp_path, f"import os, pathlib; {group}; {shown}; {READY}")
+    service.nice = os.nice(0) + 3
+    service.start()
+    service.wait_ready(soon())
+    service.stop()
+    own, _, session = (service.run_dir / "shown").read_text("utf-8").strip().partition(" ")
+    assert int(own) == os.nice(0) + service.nice
+    assert not session or session.endswith(f" nice {service.nice}")
+
+
+def test_on_the_local_stack_what_keeps_the_record_steps_back(tmp_path: Path) -> None:
+    stack = local_stack(StackConfig(tmp_path), load_settings(data_dir=tmp_path, keeping_nice=7))
+    assert stack.config.clickhouse_nice == 7
+    nice = {program.name: program.nice for program in stack.programs}
+    assert {name for name, value in nice.items() if value} == {"writer", "payloads", "signer", "reconcile"}
+    assert nice["writer"] == 7
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
