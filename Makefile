@@ -47,10 +47,8 @@ check: $(INSTALLED)
 	$(BIN)/python -m agentledger.infra.codegen --check
 	$(BIN)/agentledger schemas check
 
-# Three files at a time, also on two cores: many tests wait for services, and each file starts its own. The long
-# ones, with services, come first, so that short ones fill the end.
 test: check
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.whole_run
 
 # A copy of our sources with compiled folds, for whoever has a C compiler: PYTHONPATH=build/compiled agentledger worker
 compile: $(INSTALLED)
