@@ -6,15 +6,20 @@ with Ledger(agent_id="support-bot") as ledger:
             call.result(lookup_order("A-10492"))
 """
 
-from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, RunUsage, UnknownUsageError
-from agentledger.producers.calls import ModelCall, ToolCall
-from agentledger.producers.control import ControlSettings
-from agentledger.producers.delivery import DeliveryCounters, EmitProblem
-from agentledger.producers.holds import Estimate, HoldSettings
-from agentledger.producers.outbox import OutboxSettings
-from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
-from agentledger.producers.recorder import Ledger
-from agentledger.producers.runs import Run, current_run
+from typing import TYPE_CHECKING
+
+from agentledger.schemas.lazy_facade import importing
+
+if TYPE_CHECKING:
+    from agentledger.producers.budget_guard import RunBudget, RunBudgetExceededError, RunUsage, UnknownUsageError
+    from agentledger.producers.calls import ModelCall, ToolCall
+    from agentledger.producers.control import ControlSettings
+    from agentledger.producers.delivery import DeliveryCounters, EmitProblem
+    from agentledger.producers.holds import Estimate, HoldSettings
+    from agentledger.producers.outbox import OutboxSettings
+    from agentledger.producers.publisher import KafkaRecordProducer, kafka_config_from_env
+    from agentledger.producers.recorder import Ledger
+    from agentledger.producers.runs import Run, current_run
 
 __all__ = [
     "ControlSettings",
@@ -35,3 +40,26 @@ __all__ = [
     "current_run",
     "kafka_config_from_env",
 ]
+
+__getattr__ = importing(
+    __name__,
+    {
+        "ControlSettings": "control",
+        "DeliveryCounters": "delivery",
+        "EmitProblem": "delivery",
+        "Estimate": "holds",
+        "HoldSettings": "holds",
+        "KafkaRecordProducer": "publisher",
+        "Ledger": "recorder",
+        "ModelCall": "calls",
+        "OutboxSettings": "outbox",
+        "Run": "runs",
+        "RunBudget": "budget_guard",
+        "RunBudgetExceededError": "budget_guard",
+        "RunUsage": "budget_guard",
+        "ToolCall": "calls",
+        "UnknownUsageError": "budget_guard",
+        "current_run": "runs",
+        "kafka_config_from_env": "publisher",
+    },
+)

@@ -55,7 +55,8 @@ def run(run_id: str, tenant: str | None) -> None:
     """Show one run as a timeline: every step, cost and decision. A unique beginning of the id is enough."""
     from agentledger.infra.recorded_reads import recorded_queries
     from agentledger.schemas.subject_keys import FileSubjectKeys
-    from agentledger.sinks import read_trail, revealed, timeline
+    from agentledger.sinks import read_trail, revealed
+    from agentledger.sinks.timeline import timeline
 
     settings = load_settings()
     with recorded_queries(settings, "run", run_id=run_id, tenant_id=tenant) as client:
@@ -70,8 +71,8 @@ def run(run_id: str, tenant: str | None) -> None:
 def scoreboard() -> None:
     """Show per workflow: runs, success, cost, cost per successful outcome, escalations, denials, alerts."""
     from agentledger.infra.recorded_reads import recorded_queries
-    from agentledger.sinks import scoreboard as laid_out
-    from agentledger.sinks import scoreboard_rows
+    from agentledger.sinks.scoreboard import scoreboard as laid_out
+    from agentledger.sinks.scoreboard import scoreboard_rows
 
     with recorded_queries(load_settings(), "scoreboard") as client:
         rows = scoreboard_rows(client)

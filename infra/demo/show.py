@@ -20,7 +20,7 @@ from agentledger.infra.settings import Settings
 from agentledger.infra.stack import Endpoints, StackConfig, find_running, kafka_classpath
 from agentledger.producers import Ledger
 from agentledger.schemas.errors import StackError, StoreError, UsageError
-from agentledger.sinks import scoreboard, scoreboard_rows
+from agentledger.sinks.scoreboard import scoreboard, scoreboard_rows
 
 STORY_AGE_US = 5 * 86_400_000_000  # the story ends before today, so that its late outcomes lie in the past too
 ARRIVAL_WAIT_S_MAX = 90.0

@@ -4,12 +4,17 @@
 the background; `find_running`, `stop_running` and `status` look at it from outside.
 """
 
-from agentledger.infra.stack.config import Endpoints, StackConfig
-from agentledger.infra.stack.control import find_running, spawn_detached, status, stop_running
-from agentledger.infra.stack.jars import kafka_classpath
-from agentledger.infra.stack.programs import Program
-from agentledger.infra.stack.state import ServiceStatus, StackState
-from agentledger.infra.stack.supervisor import Stack
+from typing import TYPE_CHECKING
+
+from agentledger.schemas.lazy_facade import importing
+
+if TYPE_CHECKING:
+    from agentledger.infra.stack.config import Endpoints, StackConfig
+    from agentledger.infra.stack.control import find_running, spawn_detached, status, stop_running
+    from agentledger.infra.stack.jars import kafka_classpath
+    from agentledger.infra.stack.programs import Program
+    from agentledger.infra.stack.state import ServiceStatus, StackState
+    from agentledger.infra.stack.supervisor import Stack
 
 __all__ = [
     "Endpoints",
@@ -24,3 +29,20 @@ __all__ = [
     "status",
     "stop_running",
 ]
+
+__getattr__ = importing(
+    __name__,
+    {
+        "Endpoints": "config",
+        "Program": "programs",
+        "ServiceStatus": "state",
+        "Stack": "supervisor",
+        "StackConfig": "config",
+        "StackState": "state",
+        "find_running": "control",
+        "kafka_classpath": "jars",
+        "spawn_detached": "control",
+        "status": "control",
+        "stop_running": "control",
+    },
+)

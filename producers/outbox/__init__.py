@@ -5,8 +5,22 @@ lays it out on the `disk`; `backlog` sends it and moves the `position`. `instanc
 own; what a process left when it died is sent by the next one (`orphans`), and `losses` are announced.
 """
 
-from agentledger.producers.outbox.opening import open_outbox
-from agentledger.producers.outbox.outbox import Outbox
-from agentledger.producers.outbox.settings import OutboxSettings
+from typing import TYPE_CHECKING
+
+from agentledger.schemas.lazy_facade import importing
+
+if TYPE_CHECKING:
+    from agentledger.producers.outbox.opening import open_outbox
+    from agentledger.producers.outbox.outbox import Outbox
+    from agentledger.producers.outbox.settings import OutboxSettings
 
 __all__ = ["Outbox", "OutboxSettings", "open_outbox"]
+
+__getattr__ = importing(
+    __name__,
+    {
+        "Outbox": "outbox",
+        "OutboxSettings": "settings",
+        "open_outbox": "opening",
+    },
+)
