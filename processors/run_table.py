@@ -32,6 +32,11 @@ class RunTable(faust.Table):  # type: ignore[misc]
                 newest[key] = event
         super().apply_changelog_batch(newest.values())
 
+    async def call_recover_callbacks(self) -> None:
+        """Called by Faust when recovery ends: also where another rebalance cut it short, and states are missing."""
+        if not self.app.tables.recovery.signal_recovery_start.is_set():
+            await super().call_recover_callbacks()
+
     def stored(self, key: bytes) -> bytes | None:
         """The state under this key."""
         store: Any = self.data

@@ -28,7 +28,7 @@ from agentledger.processors.offsets import GroupOffsets
 from agentledger.processors.programs import die
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.processors.run_table import RunTable
-from agentledger.processors.transport import FetchWait, PromptTransport
+from agentledger.processors.transport import FetchWait, PromptApp, PromptTransport
 from agentledger.processors.watchdog import Watchdog
 from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.errors import BrokerError
@@ -284,7 +284,7 @@ class Shell:
 def build_app(plan: ShellPlan, config: WorkerConfig) -> faust.App:
     """The Faust app, without a web server and without any topic of its own making."""
     servers = str(config.kafka["bootstrap.servers"]).split(",")
-    app = faust.App(
+    app = PromptApp(
         plan.group,
         broker=[f"kafka://{server.strip()}" for server in servers],
         broker_credentials=credentials(config.kafka),
