@@ -24,6 +24,7 @@ SLIDING_BUCKETS = 60
 SLIDING_MS_MAX = 366 * 86_400_000
 HOUR_US = 3_600_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FOUND_LAST: dict[tuple[str, str], tuple[int, int]] = {}  # by kind and time zone, of which there are some hundreds
 
 
 class Window(NamedTuple):
@@ -91,16 +92,24 @@ def _unknown_zone(name: str) -> ConfigurationError:
 
 
 def _calendar_window(kind: str, time_us: int, time_zone: str) -> Window:
+    """Its window. Most times fall into the one that was found last: time zones take longer than all else here."""
+    start, end = _FOUND_LAST.get((kind, time_zone), (0, 0))
+    if not start <= time_us < end:
+        start, end = _FOUND_LAST[kind, time_zone] = _find_window(kind, time_us, time_zone)
+    return Window(start, end)
+
+
+def _find_window(kind: str, time_us: int, time_zone: str) -> tuple[int, int]:
     local = (_EPOCH + timedelta(microseconds=time_us)).astimezone(zone(time_zone))
     year, month, day = local.year, local.month, local.day if kind == "day" else 1
     start, end = _begin(year, month, day, time_zone), _begin(*_after(kind, year, month, day), time_zone)
     # Where the clocks go back over midnight, a time may lie before the beginning of its own date.
     if time_us < start:
-        return Window(_begin(*_before(kind, year, month, day), time_zone), start)
+        return _begin(*_before(kind, year, month, day), time_zone), start
     if time_us >= end:
         year, month, day = _after(kind, year, month, day)
-        return Window(end, _begin(*_after(kind, year, month, day), time_zone))
-    return Window(start, end)
+        return end, _begin(*_after(kind, year, month, day), time_zone)
+    return start, end
 
 
 def _begin(year: int, month: int, day: int, time_zone: str) -> int:

@@ -25,7 +25,7 @@ from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import RUN_HOLDS, UNHELD_ORDERS, control_key, order_key
 from agentledger.schemas.errors import CodecError, UnknownSchemaError
-from agentledger.schemas.events import ControlIssued, Event, HoldRequested, Ticked
+from agentledger.schemas.events import ControlIssued, Event, HoldReported, HoldRequested, Ticked
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import HOLDS, derived_topic_of
 
@@ -43,6 +43,7 @@ class HoldFold:
         self._codec = codec
         self._partitions = partitions
         self._stored = stored
+        self._unhurried = codec.header_of(HoldReported), codec.header_of(Ticked)
         self._tenants: dict[tuple[int, str], TenantHolds] | None = None
         self._touched: dict[tuple[int, str], None] = {}
         self.folded = 0
@@ -94,6 +95,10 @@ class HoldFold:
             records += [StateRecord(partition, prefix + key, value) for key, value in cells.items()]
         self._touched.clear()
         return records
+
+    def can_wait(self, value: bytes | None) -> bool:
+        """Whether nobody waits for what follows from this record: a report, or time. Of older schemas, none is."""
+        return value is not None and value.startswith(self._unhurried)
 
     def forget(self) -> None:
         """Drop what is kept decoded: another worker may have gone on with these tenants."""

@@ -1,6 +1,6 @@
 """The program `holds`: decides on holds, one writer per tenant, in the shell.
 
-Nothing here waits for more: a request is decided as soon as it is read, and its decision is out before its state is.
+No request waits for more: it is decided as soon as it is read, and its decision is out before its state is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from agentledger.schemas.registry import open_registry
 BATCH_BYTES_MAX = 64 * 1024
 # One fetch is under way at a time: one that waits for idle partitions may hold back a request in another.
 FETCH_WAIT = FetchWait(ms_max=20)
+# A report settles what its call has used: the next request comes behind it in the log, so it is decided on with that
+# however long the report has waited for it. Each batch costs the broker a request, and those who read its events.
+GATHER_S = 0.02
+# Every record changes the accounts of the whole tenant: written for each they cost as much as deciding does.
+STATE_WAIT_S = 0.1
 
 
 class HoldsProgram(Shell):
@@ -34,5 +39,13 @@ class HoldsProgram(Shell):
 
             return HoldFold(codec, config.partitions, stored)
 
-        plan = ShellPlan(HOLDS_GROUP, "holds", HOLDS_CHANGELOG, BATCH_BYTES_MAX, fetch_wait=FETCH_WAIT)
+        plan = ShellPlan(
+            HOLDS_GROUP,
+            "holds",
+            HOLDS_CHANGELOG,
+            BATCH_BYTES_MAX,
+            gather_s=GATHER_S,
+            state_wait_s=STATE_WAIT_S,
+            fetch_wait=FETCH_WAIT,
+        )
         super().__init__(plan, config, build)

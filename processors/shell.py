@@ -1,9 +1,9 @@
 """The shell around a fold: Faust gives group, assignment and changelog recovery; folding and writing are ours.
 
-Per batch of records, in this order: derived events acknowledged, then the states they follow from acknowledged by the
-changelog, then the input acknowledged. Whatever goes wrong ends the process at once with EXIT_FAILED, because Faust
-would acknowledge a message whose handler raised; the next start goes on from what was acknowledged, and the same input
-gives the same bytes again.
+In this order: derived events acknowledged, per batch of records; then the states that follow from as many batches as
+the plan says, acknowledged by the changelog; then the input acknowledged. Whatever goes wrong ends the process at once
+with EXIT_FAILED, because Faust would acknowledge a message whose handler raised; the next start goes on from what was
+acknowledged, and the same input gives the same bytes again.
 
 States are kept for good unless the fold writes None for one. Plan memory and recovery time (some 10,000 states a
 second) by the states in the changelog.
@@ -72,7 +72,9 @@ class ShellPlan:
     """The names that one program goes by, and the sizes that suit what it reads.
 
     A batch takes what waits: the more load, the more records share its two round trips. `pause_s` is how long a batch
-    that would be small waits for more after the one before it.
+    that would be small waits for more after the one before it. `gather_s` is how long records that nobody waits for
+    (the fold's `can_wait`) wait for one that somebody does. `state_wait_s` is how long states may be behind what they
+    follow from: those of many batches are written once, and a crash folds that much again, to the same bytes.
     """
 
     group: str
@@ -80,6 +82,8 @@ class ShellPlan:
     changelog: str
     batch_bytes_max: int = 1024 * 1024
     pause_s: float = 0.0
+    gather_s: float = 0.0
+    state_wait_s: float = 0.0
     fetch_wait: FetchWait = FETCH_WAIT
     fetch_bytes_max: int = FETCH_BYTES_MAX
 
@@ -96,6 +100,8 @@ class Shell:
         self._inputs = dict(self._fold.inputs())
         # A fold may ask for what it has to be stored before it is given a record (partition, value).
         self._must_settle: Callable[[int, bytes | None], bool] = getattr(self._fold, "must_settle", _never)
+        # It may also say of a record that nobody waits for what follows from it (value).
+        self._can_wait: Callable[[bytes | None], bool] = getattr(self._fold, "can_wait", _hurries)
         self._orders = {topic: InputOrder() for topic in self._inputs}
         self._watchdogs = {
             topic: Watchdog(GroupOffsets(config.kafka, plan.group, topic), config.stalled_after_s)
@@ -104,6 +110,9 @@ class Shell:
         self._offsets = {topic: GroupOffsets(config.kafka, plan.group, topic) for topic in self._inputs}
         self._output = AcknowledgedProducer(config.kafka)
         self._waiting: asyncio.Queue[Any] = asyncio.Queue(WAITING_MESSAGES_MAX)
+        self._folded: list[Any] = []  # and not yet acknowledged: their states aren't written
+        self._folded_bytes = 0
+        self._settle_at: float | None = None  # when those have to be, time.monotonic()
         self._metrics = config.metrics
         self._metrics.watch(self._waiting.qsize, lambda: len(self._table.data))
         self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
@@ -158,10 +167,17 @@ class Shell:
     async def _work(self, *_: Any) -> None:
         pause_ends = 0.0
         while True:
-            batch = [await self._waiting.get()]
+            first = await self._next(self._settle_at)
+            if first is None:
+                async with self._folding:
+                    await self._settle()
+                continue
+            batch = [first]
+            if self._plan.gather_s:
+                await self._gather(batch)
             if self._waiting.qsize() < WAITING_MESSAGES_ENOUGH:
                 await asyncio.sleep(max(0.0, pause_ends - time.monotonic()))
-            size = len(batch[0].message.value or b"")
+            size = sum(len(event.message.value or b"") for event in batch)
             while size < self._plan.batch_bytes_max and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
                 size += len(batch[-1].message.value or b"")
@@ -171,29 +187,50 @@ class Shell:
                 self._metrics.note_batch(len(batch), time.monotonic() - began)
                 pause_ends = time.monotonic() + self._plan.pause_s
 
+    async def _next(self, until: float | None) -> Any:
+        """What waits next; None where nothing has come until then (time.monotonic())."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._waiting.get()
+        except TimeoutError:
+            return None
+
+    async def _gather(self, batch: list[Any]) -> None:
+        """Wait for a record that somebody waits for, while there is none."""
+        until = time.monotonic() + self._plan.gather_s
+        while self._can_wait(batch[-1].message.value) and len(batch) < WAITING_MESSAGES_ENOUGH:
+            event = await self._next(until)
+            if event is None:
+                return
+            batch.append(event)
+
     async def _fold_batch(self, batch: list[Any]) -> None:
-        ours: list[Any] = []
         missed = set()
         turn_ends = time.monotonic() + TURN_S
         for event in batch:
             message = event.message
             place = self._orders[message.topic].place(message.partition, message.offset)
             if place is Place.NEXT:
-                if ours and self._must_settle(message.partition, message.value):
-                    await self._settle(ours)
-                    ours = []
-                ours.append(event)
+                if self._folded and self._must_settle(message.partition, message.value):
+                    await self._settle()
+                self._folded.append(event)
+                self._folded_bytes += len(message.value or b"")
                 self._fold_message(message)
                 if time.monotonic() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = time.monotonic() + TURN_S
             elif place is Place.AHEAD:
                 missed.add(TP(message.topic, message.partition))
-        await self._settle(ours)
+        if self._settle_at is None:
+            self._settle_at = time.monotonic() + self._plan.state_wait_s
+        if time.monotonic() >= self._settle_at or self._folded_bytes >= self._plan.batch_bytes_max:
+            await self._settle()
+        else:
+            await self._output.settled()
         await self._read_again(missed)
 
-    async def _settle(self, ours: list[Any]) -> None:
-        """What follows from these records acknowledged, then the states, then the records."""
+    async def _settle(self) -> None:
+        """What follows from all that is folded acknowledged, then the states, then the records."""
         await self._output.settled()
         changed = self._fold.take_changed()
         for partition, key, value in changed:
@@ -201,10 +238,16 @@ class Shell:
         await self._output.settled()
         for partition, key, value in changed:
             self._table.put(partition, key, value)
-        for event in ours:
+        for event in self._folded:
             event.ack()
-        if ours:
-            self._metrics.note_settled(len(ours), len(changed), ours[-1].message.timestamp)
+        if self._folded:
+            self._metrics.note_settled(len(self._folded), len(changed), self._folded[-1].message.timestamp)
+        self._drop_folded()
+
+    def _drop_folded(self) -> None:
+        self._folded = []
+        self._folded_bytes = 0
+        self._settle_at = None
 
     def _fold_message(self, message: Any) -> None:
         take = self._inputs[message.topic]
@@ -251,6 +294,7 @@ class Shell:
     async def _revoked(self, *_: Any, **__: Any) -> None:
         """Faust has waited for what was in hand: whatever still comes is left over."""
         async with self._folding:
+            await self._settle()
             for topic, order in self._orders.items():
                 order.disown()
                 self._watchdogs[topic].assigned([])
@@ -265,6 +309,7 @@ class Shell:
         }
         async with self._folding:
             self._fold.forget()
+            self._drop_folded()
             for topic, found in standings.items():
                 self._orders[topic].own({partition: standing.done for partition, standing in found.items()})
         for topic, found in standings.items():
@@ -329,6 +374,10 @@ def credentials(kafka: dict[str, Any]) -> Any:
 
 
 def _never(_partition: int, _value: bytes | None) -> bool:
+    return False
+
+
+def _hurries(_value: bytes | None) -> bool:
     return False
 
 

@@ -39,6 +39,8 @@ def test_windows_follow_each_other_without_gap(kind: str, time_us: int, zone: st
     assert start <= time_us < end
     for inside in (start, end - 1):
         assert window_of(kind, inside, time_zone=zone) == (start, end)
+        assert window_of(kind, end, time_zone=zone) != (start, end)  # the window found last is remembered: another one
+        assert window_of(kind, inside, time_zone=zone) == (start, end)
     assert window_of(kind, end, time_zone=zone).start_us == end
     assert window_of(kind, start - 1, time_zone=zone).end_us == start
 

@@ -62,6 +62,16 @@ def test_a_hold_takes_its_part_of_each_budget_that_it_falls_under(log: HoldLog) 
     assert one(HoldDecided, derived).expires_at == T0_US + 60 * SECOND_US
 
 
+def test_only_reports_and_time_can_wait_for_the_next_request(log: HoldLog) -> None:
+    log.records.clear()
+    log.request("h1", 40)
+    log.settle("h1", 10)
+    log.tick(T0_US)
+    log.declare(budget_id="more")
+    assert [log.fold.can_wait(value) for _, value in log.records] == [False, True, True, False]
+    assert not log.fold.can_wait(None)
+
+
 def test_all_scopes_or_none(log: HoldLog) -> None:
     log.request("h1", 40, agent_id="a")
     refused = log.request("h2", 30, agent_id="a")
