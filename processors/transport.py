@@ -41,6 +41,15 @@ class _PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_min_bytes = transport.fetch_wait.bytes_min
         return consumer
 
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        """Fetched records. They are asked for in the thread's loop at once: the queue of calls to it costs five tasks
+        a call, and where records come one by one there is a call for each."""
+        consumer = self._ensure_consumer()
+        fetched = self._fetch_records(
+            consumer, active_partitions, timeout=timeout, max_records=consumer._max_poll_records
+        )
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetched, self.thread_loop))
+
 
 class FirstAtOnce:
     """For a service of Faust's: what is done at once is waited for with one task instead of four.
@@ -76,6 +85,10 @@ class _PromptConsumer(FirstAtOnce, Consumer):  # type: ignore[misc]
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Take nothing for acknowledged that no one acknowledged."""
+
+    async def sleep(self, n: Any) -> None:
+        """Sleep, or until the service is stopped; only give way where the time is 0, as before each fetch."""
+        await (super().sleep(n) if n else asyncio.sleep(0))
 
 
 class PromptTransport(Transport):  # type: ignore[misc]
