@@ -71,9 +71,8 @@ class Entries:
             if at == end:
                 return False
             raise CodecError("a packed message ends in the middle of an entry")
-        self.offset = _int32(message, at) << 32 | _uint32(message, at + 4)
-        self.timestamp_ms = _int32(message, at + 8) << 32 | _uint32(message, at + 12)
-        size = _int32(message, at + 16)
+        size: int
+        self.offset, self.timestamp_ms, size = _ENTRY.unpack_from(message, at)
         if size < 0:
             if size < OVERSIZED:
                 raise CodecError(f"a packed entry has the size {size}")
@@ -84,15 +83,6 @@ class Entries:
             raise CodecError("a packed message ends in the middle of a value")
         self.value, self.oversized, self._at = message[start:after], False, after
         return True
-
-
-def _uint32(value: bytes, at: int) -> int:
-    return value[at] << 24 | value[at + 1] << 16 | value[at + 2] << 8 | value[at + 3]
-
-
-def _int32(value: bytes, at: int) -> int:
-    number = _uint32(value, at)
-    return number if number < 1 << 31 else number - (1 << 32)
 
 
 def unpack(message: bytes) -> list[PackedRecord]:

@@ -66,13 +66,20 @@ LONG.update({number: LONG[number] for number in range(-64, 4096)})
 
 
 def encode_long(number: int) -> bytes:
-    """A number as Avro writes it. As LONG, for compiled code: that finds a list's item faster than a dict's."""
-    if 0 <= number < 8192:
+    """A number as Avro writes it. As LONG, for compiled code: there arithmetic is quicker than tables of which each
+    item lies elsewhere in memory.
+    """
+    if 0 <= number < 64:
         return END[number << 1]
-    if 8192 <= number < 1 << 27:
-        return MORE[(number << 1) & 16383] + END[number >> 13]
-    if 1 << 27 <= number < 1 << 61:
-        return MORE[(number << 1) & 16383] + MORE[number >> 13 & 16383] + HIGH[number >> 27]
+    if 64 <= number < 8192:
+        return (number << 1 & 127 | 128 | number >> 6 << 8).to_bytes(2, "little")
+    if 8192 <= number < 1 << 20:
+        return (number << 1 & 127 | number << 2 & 0x7F00 | number >> 13 << 16 | 0x8080).to_bytes(3, "little")
+    if 1 << 20 <= number < 1 << 61:
+        low = number << 1 & 127 | number << 2 & 0x7F00 | number << 3 & 0x7F0000
+        if number < 1 << 27:
+            return (low | number >> 20 << 24 | 0x808080).to_bytes(4, "little")
+        return (low | number << 4 & 0x7F000000 | 0x80808080).to_bytes(4, "little") + HIGH[number >> 27]
     return LONG[number]
 
 

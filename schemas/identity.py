@@ -18,8 +18,10 @@ _RANDOM_BITS_HIGH: Final = (1 << 12) - 1
 _RANDOM_BITS_LOW: Final = (1 << 62) - 1
 _TIME_MASK: Final = (1 << 48) - 1
 _SEPARATOR: Final = "\x1f"  # can't occur in the middle of a UTF-8 character, and is escaped in JSON texts
-# In a UUIDv8, version and high bits as text, and the byte of variant and the six bits after it.
-_HIGH_TEXTS: Final = [f"8{bits:03x}" for bits in range(_RANDOM_BITS_HIGH + 1)]
+# In a UUIDv8, version and highest bits as text, a byte as text, and the byte of variant and the six bits after it. No
+# larger table: what is random would be looked for elsewhere in memory each time.
+_HIGH_STARTS: Final = [f"8{bits:x}" for bits in range(16)]
+_BYTE_TEXTS: Final = [f"{byte:02x}" for byte in range(256)]
 _LOW_STARTS: Final = [bytes([0x80 | bits]) for bits in range(64)]
 
 
@@ -42,9 +44,10 @@ def derived_id(base_event_id: str, *parts: str) -> str:
     """
     digest = _digest(f"{base_event_id}{_SEPARATOR}{_SEPARATOR.join(parts)}")
     if base_event_id[8] == "-" == base_event_id[13]:  # always so in canonical text; as `_text`, in a third of the time
-        high = (digest[0] << 10 | digest[1] << 2 | digest[2] >> 6) & _RANDOM_BITS_HIGH
+        high = digest[0] << 10 | digest[1] << 2 | digest[2] >> 6
         low = (_LOW_STARTS[digest[2] & 63] + digest[3:10]).hex("-", 6)
-        return f"{base_event_id[:14].lower()}{_HIGH_TEXTS[high]}-{low}"
+        start = base_event_id[:14].lower()
+        return f"{start}{_HIGH_STARTS[high >> 8 & 15]}{_BYTE_TEXTS[high & 255]}-{low}"
     return _text(event_time_ms(base_event_id), _VERSION_8, _hash_bits(digest))
 
 

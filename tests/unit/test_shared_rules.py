@@ -83,6 +83,16 @@ def test_content_names_its_id(at_us: int, parts: list[str], others: list[str]) -
         assert event_time_ms(derived_id(base, *parts)) == at_us // 1000
 
 
+def test_a_derived_id_is_the_time_and_a_hash_as_a_uuid_of_version_8() -> None:
+    for number in range(300):
+        base, part = uuid7(1_700_000_000_000_000), str(number)
+        bits = int.from_bytes(hashlib.sha256(f"{base}\x1f{part}".encode()).digest()[:10], "big")
+        high, low = bits >> 62 & 0xFFF, bits & (1 << 62) - 1
+        time = int(base[:8] + base[9:13], 16)
+        expected = uuid.UUID(int=time << 80 | 8 << 76 | high << 64 | 2 << 62 | low)
+        assert derived_id(base, part) == str(expected)
+
+
 @given(JSON)
 def test_canonical_json_is_that_of_rfc_8785(value: object) -> None:
     assert canonical_json(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
