@@ -50,7 +50,8 @@ SETTINGS = {
     "group.min.session.timeout.ms": "1000",
     # After a kill -9 the controller refuses the new broker until the old one's session is over: by default 9 s.
     "broker.session.timeout.ms": "3000",
-    "broker.heartbeat.interval.ms": "500",
+    "broker.heartbeat.interval.ms": "1000",
+    "metadata.max.idle.interval.ms": "10000",  # by default twice a second, for replicas
     "log.cleaner.dedupe.buffer.size": "33554432",  # the default of 128 MiB is a quarter of the heap below
 }
 # The first compiler alone: a broker for one machine spends more on the second than that saves in its life.
