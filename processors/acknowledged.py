@@ -15,6 +15,8 @@ QUEUE_MESSAGES_MAX = 100_000  # several batches of the worker; more would only h
 QUEUE_KBYTES_MAX = 262_144
 # Whoever waits until all is acknowledged flushes, and that sends at once: until then it is cheaper to send seldom.
 LINGER_MS = 100
+# An answer usually takes 2 ms: to wait for it in a thread costs more than what the event loop could do meanwhile.
+ANSWER_USUAL_S = 0.005
 
 
 def producer_settings(kafka: dict[str, Any]) -> dict[str, Any]:
@@ -52,8 +54,9 @@ class AcknowledgedProducer:
 
     async def settled(self) -> None:
         """Wait until every record sent so far is acknowledged. Raises BrokerError where one isn't."""
-        if len(self._producer):
-            # In a thread: the event loop goes on, and a flush sends at once, whatever the linger time.
+        # A flush sends at once, whatever the linger time.
+        if len(self._producer) and self._producer.flush(ANSWER_USUAL_S):
+            # In a thread, so that the event loop goes on.
             await asyncio.get_running_loop().run_in_executor(None, self._producer.flush, DELIVERY_TIMEOUT_S + 5)
         self._raise_failure()
         if len(self._producer):
