@@ -178,8 +178,8 @@ class Outbox:
             self._wake.clear()
             try:
                 self.turn()
-            except (OSError, AgentledgerError) as error:
-                self._tell("outbox_disk", f"the outbox could not be read: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else sends what is kept here
+                self._tell("outbox_disk", f"the outbox could not be read: {error!r}")
                 self._stop.wait(IDLE_S)
 
     def _take_over(self, own: _OwnOutbox) -> None:

@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 
 from agentledger.infra.cli.outbox import outbox
 from agentledger.producers import EmitProblem, Ledger, OutboxSettings
+from agentledger.producers.outbox import Outbox
 from agentledger.producers.outbox.disk import RealFile
 from agentledger.producers.outbox.framing import FILE_HEAD_BYTES, file_head
 from agentledger.producers.outbox.settings import outbox_from_env, to_outbox
@@ -154,6 +155,28 @@ def test_segments_that_are_dropped_while_they_are_synced_stop_nothing(
     assert ledger.flush(20) == 0
     missing = [seq for first, last, _ in gaps(producer) for seq in range(first, last + 1)]
     assert sorted(seqs(producer) + missing) == list(range(1000))
+    ledger.close()
+
+
+def test_an_error_that_nobody_thought_of_does_not_end_the_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, left = Outbox.turn, [RuntimeError("nobody thought of this")]
+
+    def failing_once(outbox: Outbox) -> None:
+        if left:
+            raise left.pop()
+        turn(outbox)
+
+    monkeypatch.setattr(Outbox, "turn", failing_once)
+    producer, told = FakeRecordProducer(), list[EmitProblem]()
+    ledger = Ledger(
+        producer=producer, outbox=OutboxSettings(folder=tmp_path), flush_wait_ms_max=0, on_emit_problem=told.append
+    )
+    decide(ledger, 20)
+    assert ledger.flush(20) == 0
+    assert seqs(producer) == list(range(20))
+    assert any("nobody thought" in problem.what for problem in told)
     ledger.close()
 
 
