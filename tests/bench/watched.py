@@ -16,12 +16,12 @@ from confluent_kafka import Consumer, Producer
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.events import BudgetDeclared, BudgetExceeded, ToolCallCompleted
 from agentledger.schemas.topics import BUDGETS, EVENTS, HOLDS
-from tests.bench.latency import LOAD_S, WARM_UP_S, send_load
+from tests.bench.latency import PROBE_S, WARM_UP_S, send_load
 from tests.bench.report import Figure, percentile
 from tests.running_stack import RunningStack
 
 PROBES = 150
-PROBE_EVERY_S = (LOAD_S - 2 * WARM_UP_S) / PROBES  # all within the load; not a divisor of a second
+PROBE_EVERY_S = PROBE_S / PROBES  # all within the load; not a divisor of a second
 STRAGGLERS_S_MAX = 20.0  # a late report is a figure, a missing one a failure
 TENANT = "watched-{}"
 
