@@ -179,7 +179,7 @@ class Outbox:
             try:
                 self.turn()
             except Exception as error:  # noqa: BLE001 - whatever it is: nobody else sends what is kept here
-                self._tell("outbox_disk", f"the outbox could not be read: {error!r}")
+                self._tell("outbox_disk", f"the outbox could not be read: {type(error).__name__}: {error}")
                 self._stop.wait(IDLE_S)
 
     def _take_over(self, own: _OwnOutbox) -> None:
