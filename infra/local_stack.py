@@ -85,8 +85,10 @@ def local_stack(config: StackConfig, settings: Settings) -> Stack:
             if not keys.private_path.exists():
                 keys.new(f"{socket.gethostname()}/agentledger")
 
-    nice = dict.fromkeys(KEEPING, settings.keeping_nice)
-    programs = [replace(_signed_in(each, passwords), nice=nice.get(each.name, 0)) for each in wanted]
+    programs = [
+        replace(_signed_in(program, passwords), nice=settings.keeping_nice if program.name in KEEPING else 0)
+        for program in wanted
+    ]
     return Stack(config, programs=programs, prepare=prepare, program_env=program_env)
 
 

@@ -101,7 +101,7 @@ class Shell:
         # A fold may ask for what it has to be stored before it is given a record (partition, value).
         self._must_settle: Callable[[int, bytes | None], bool] = getattr(self._fold, "must_settle", _never)
         # It may also say of a record that nobody waits for what follows from it (value).
-        self._can_wait: Callable[[bytes | None], bool] = getattr(self._fold, "can_wait", _hurries)
+        self._can_wait: Callable[[bytes | None], bool] = getattr(self._fold, "can_wait", _never)
         self._orders = {topic: InputOrder() for topic in self._inputs}
         self._watchdogs = {
             topic: Watchdog(GroupOffsets(config.kafka, plan.group, topic), config.stalled_after_s)
@@ -373,11 +373,7 @@ def credentials(kafka: dict[str, Any]) -> Any:
     return faust.SSLCredentials(context) if context is not None else None
 
 
-def _never(_partition: int, _value: bytes | None) -> bool:
-    return False
-
-
-def _hurries(_value: bytes | None) -> bool:
+def _never(*_: object) -> bool:
     return False
 
 

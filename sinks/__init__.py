@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from agentledger.sinks.queries import query
     from agentledger.sinks.result_text import print_result
     from agentledger.sinks.run_trail import read_trail, revealed
-    from agentledger.sinks.scoreboard import scoreboard_rows
     from agentledger.sinks.writer import WriterConfig, run_writer
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "read_trail",
     "revealed",
     "run_writer",
-    "scoreboard_rows",
 ]
 
 __getattr__ = importing(
@@ -51,6 +49,5 @@ __getattr__ = importing(
         "read_trail": "run_trail",
         "revealed": "run_trail",
         "run_writer": "writer",
-        "scoreboard_rows": "scoreboard",
     },
 )

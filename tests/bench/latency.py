@@ -14,12 +14,12 @@ from agentledger.producers import Ledger
 from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.events import BudgetExceeded
 from agentledger.schemas.topics import BUDGETS, EVENTS
+from tests.bench.holds import WARM_UP_S
 from tests.bench.report import Figure, percentile
 from tests.bench.sample import sample_events
 from tests.running_stack import RunningStack
 
 EVENTS_PER_S = 1000
-WARM_UP_S = 30  # as of holds: programs load, and the machine code of the broker is compiled
 PROBE_S = 20
 LOAD_S = WARM_UP_S + PROBE_S + 5
 PROBES_PER_S = 10

@@ -16,7 +16,8 @@ from confluent_kafka import Consumer, Producer
 from agentledger.schemas import Codec, open_registry, uuid7
 from agentledger.schemas.events import BudgetDeclared, BudgetExceeded, ToolCallCompleted
 from agentledger.schemas.topics import BUDGETS, EVENTS, HOLDS
-from tests.bench.latency import PROBE_S, WARM_UP_S, send_load
+from tests.bench.holds import WARM_UP_S
+from tests.bench.latency import PROBE_S, send_load
 from tests.bench.report import Figure, percentile
 from tests.running_stack import RunningStack
 
