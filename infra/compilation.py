@@ -19,13 +19,15 @@ from agentledger.processors.run_reading import FIRST_FIELD, READ, REPEATED
 from agentledger.schemas import written
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.decoding import reader_source
-from agentledger.schemas.encoding import tail_encoder_source
 from agentledger.schemas.errors import AgentledgerError, ConfigurationError
+from agentledger.schemas.writing import tail_writer_source
 
 AREAS = ("schemas", "producers", "processors", "sinks", "infra")
 # Everything that runs for each event of a run. Pure and typed throughout, or mypyc refuses it.
 MODULES = {
-    "schemas": ("decoding", "encoding", "events", "identity", "partitioning", "ports", "prices", "tool_prices"),
+    "schemas": (
+        "decoding", "encoding", "events", "identity", "partitioning", "ports", "prices", "tool_prices", "writing",
+    ),
     "processors": (
         "budgets", "charges", "conclusions", "packing", "partial_records", "partial_sums", "partials",
         "run_budget_book", "run_budgets", "run_fold", "run_places", "run_reading", "run_state", "runs", "sketch",
@@ -95,7 +97,7 @@ def write_sources(folder: Path) -> list[str]:
     """Write the functions that are made from schemas into modules of their own; their paths within the folder."""
     schemas = current_schemas()
     sources = [reader_source(schemas[kind.__name__], kind, FIRST_FIELD, READ[kind], REPEATED) for kind in READ]
-    sources += [tail_encoder_source(schemas[kind.__name__], ENVELOPE_FIELDS) for kind in CONCLUDED]
+    sources += [tail_writer_source(schemas[kind.__name__], ENVELOPE_FIELDS) for kind in CONCLUDED]
     package = Path(*written.PACKAGE.split("."))
     (folder / package).mkdir()
     (folder / package / "__init__.py").touch()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from librt.strings import BytesWriter
+
 from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.control import RUN_BUDGETS, control_key
-from agentledger.schemas.encoding import TailEncoder, compile_tail_encoder, encode_long, encode_text
+from agentledger.schemas.encoding import encode_long, encode_text
 from agentledger.schemas.events import (
     AlertRaised,
     AlertResolved,
@@ -24,6 +26,7 @@ from agentledger.schemas.events import (
 )
 from agentledger.schemas.partitioning import partition_of
 from agentledger.schemas.topics import derived_topic_of
+from agentledger.schemas.writing import NamedWriter, TupleWriter, compile_tail_writers, put_long
 
 # What is concluded of a run.
 CONCLUDED: tuple[type[Event], ...] = (
@@ -92,13 +95,24 @@ class RunEnvelope:
         self.labels = labels
 
 
+class _Kind:
+    """How records of one kind are written."""
+
+    __slots__ = ("header", "topic", "write", "write_all")
+
+    def __init__(self, topic: str, header: bytes, write_all: TupleWriter, write: NamedWriter) -> None:
+        self.topic = topic
+        self.header = header
+        self.write_all = write_all
+        self.write = write
+
+
 class ConclusionWriter:
     """Writes conclusions as `Codec.encode` would write the events that they are."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._kinds: dict[type[Event], tuple[str, bytes, TailEncoder]] = {}
-        self._time_us, self._time = 0, b"\x00"
+        self._kinds: dict[type[Event], _Kind] = {}
 
     def write(
         self, conclusions: list[Conclusion], first_seq: int, envelope: RunEnvelope, origin: bytes, time_us: int
@@ -107,29 +121,40 @@ class ConclusionWriter:
 
         `origin` is that of the event (`origin_of`), or NO_CAUSE.
         """
-        if time_us != self._time_us:
-            self._time_us, self._time = time_us, encode_long(time_us)
-        head, run, names, labels, time = envelope.head, envelope.run, envelope.names, envelope.labels, self._time
+        head, run, names, labels = envelope.head, envelope.run, envelope.names, envelope.labels
         records = []
         seq = first_seq
         for conclusion in conclusions:
             kind, fields = conclusion.kind, conclusion.fields
-            topic, header, tail = self._kinds.get(kind) or self._kind(kind)
-            own = tail(*fields) if isinstance(fields, tuple) else tail(**fields)
-            event_id = conclusion.event_id.encode()
-            value = b"".join((header, event_id, head, encode_long(seq), run, origin, names, time, labels, own))
+            how = self._kinds.get(kind) or self._kind(kind)
+            to = BytesWriter()
+            to.write(how.header)
+            to.write(conclusion.event_id.encode())
+            to.write(head)
+            put_long(to, seq)
+            to.write(run)
+            to.write(origin)
+            to.write(names)
+            put_long(to, time_us)
+            to.write(labels)
+            if isinstance(fields, tuple):
+                how.write_all(to, fields)
+            else:
+                how.write(to, **fields)
+            value = to.getvalue()
             seq += 1
             if kind is ControlIssued:
                 key = control_key(envelope.tenant_id, "run", envelope.run_id, RUN_BUDGETS)
-                records.append(DerivedRecord(topic, key, value))
+                records.append(DerivedRecord(how.topic, key, value))
             else:
-                records.append(_made(DerivedRecord, (topic, envelope.key, value, envelope.partition)))
+                records.append(_made(DerivedRecord, (how.topic, envelope.key, value, envelope.partition)))
         return records
 
-    def _kind(self, kind: type[Event]) -> tuple[str, bytes, TailEncoder]:
+    def _kind(self, kind: type[Event]) -> _Kind:
         name = kind.__name__
-        tail = compile_tail_encoder(current_schemas()[name], ENVELOPE_FIELDS)
-        found = self._kinds[kind] = derived_topic_of(name).name, self._codec.header_of(kind) + _ID, tail
+        write_all, write = compile_tail_writers(current_schemas()[name], ENVELOPE_FIELDS)
+        found = _Kind(derived_topic_of(name).name, self._codec.header_of(kind) + _ID, write_all, write)
+        self._kinds[kind] = found
         return found
 
 

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from librt.strings import read_i32_be, read_i64_be
+
 from agentledger.schemas.errors import CodecError
 
 VERSION = b"\x01"
@@ -71,8 +73,8 @@ class Entries:
             if at == end:
                 return False
             raise CodecError("a packed message ends in the middle of an entry")
-        size: int
-        self.offset, self.timestamp_ms, size = _ENTRY.unpack_from(message, at)
+        self.offset, self.timestamp_ms = read_i64_be(message, at), read_i64_be(message, at + 8)
+        size: int = read_i32_be(message, at + 16)
         if size < 0:
             if size < OVERSIZED:
                 raise CodecError(f"a packed entry has the size {size}")

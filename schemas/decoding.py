@@ -10,9 +10,8 @@ fault is text there that is no UTF-8 passes.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any
 
 from agentledger.schemas.catalogue import Schema
 from agentledger.schemas.errors import SchemaError
@@ -24,7 +23,6 @@ Reader = Callable[[bytes, int, "Memo", Any], None]
 Memo = list[tuple[bytes, Any]]  # per repeated part: its bytes when it was read last, and what they say
 
 _NOTHING: tuple[bytes, Any] = (b"\x01", None)  # no text or map begins with these bytes
-DOUBLE: Final = struct.Struct("<d").unpack_from
 
 
 class UnusualError(ValueError):
@@ -82,7 +80,9 @@ def read_map(value: bytes, at: int) -> tuple[dict[str, str], int]:
 
 
 _HEADER = """\
-from agentledger.schemas.decoding import DOUBLE, Memo, UnusualError, read_long, read_map, read_texts, text_end
+from librt.strings import read_f64_le
+
+from agentledger.schemas.decoding import Memo, UnusualError, read_long, read_map, read_texts, text_end
 from agentledger.schemas.events import {kind}
 
 
@@ -177,7 +177,7 @@ def _field_lines(avro_type: Any, target: str, wanted: bool) -> list[str]:
     if kind in ("string", "long"):
         return _text_lines(target, wanted) if kind == "string" else _long_lines(target, wanted)
     if kind == "double":
-        return [*([f"{target} = DOUBLE(value, at)[0]"] if wanted else []), "at += 8"]
+        return [*([f"{target} = read_f64_le(value, at)"] if wanted else []), "at += 8"]
     if kind == "boolean":
         return [
             "if value[at] > 1:",

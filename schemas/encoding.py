@@ -20,7 +20,6 @@ _HIGH_KEPT: Final = 256  # upper halves of large numbers: those of times change 
 _TEXTS_KEPT: Final = 4096
 _TEXT_BYTES_MAX: Final = 64
 Encoder = Callable[[Any], bytes]
-TailEncoder = Callable[..., bytes]
 FramedEncoder = Callable[..., bytes]
 
 # Two bytes at a time: those that end a number, and those that more follow.
@@ -102,8 +101,8 @@ class _TextTable(dict[str, bytes]):
 
 
 TEXT: Final = _TextTable()
-# Texts that hardly ever come again: ids, digests, and what people or tools say.
-_UNIQUE = ("_id", "_key", "_digest", "_redacted", "_message", "target", "task")
+# Texts that hardly ever come again: ids (also as the value of a scope), digests, and what people or tools say.
+UNIQUE = ("_id", "_key", "_value", "_digest", "_redacted", "_message", "target", "task")
 
 
 def encode_map(entries: Mapping[str, str]) -> bytes:
@@ -126,11 +125,6 @@ _HEADER = """\
 from typing import Any
 
 from agentledger.schemas.encoding import DOUBLE, END, HIGH, LONG, MORE, TEXT, encode_map, encode_texts
-
-
-"""
-_TAIL_HEADER = """\
-from agentledger.schemas.encoding import DOUBLE, TEXT, encode_long, encode_map, encode_text, encode_texts
 
 
 """
@@ -172,58 +166,13 @@ def _event_source(schema: Schema, first: int) -> tuple[list[str], list[str]]:
     lines, parts = [], []
     for index, field in enumerate(schema["fields"][first:]):
         value = f"event.{field['name']}"
-        if _plain(field["type"]) == "string" and not field["name"].endswith(_UNIQUE):
+        if _plain(field["type"]) == "string" and not field["name"].endswith(UNIQUE):
             parts.append(f"TEXT[{value}]")
             continue
         prepare, expressions = _field_source(field["type"], value, f"v{index}")
         lines += prepare
         parts += expressions
     return lines, parts
-
-
-def compile_tail_encoder(schema: Schema, first: int) -> TailEncoder:
-    """A function from a record's fields from number `first` on to their part of the Avro body.
-
-    They are given in the record's order, or by name. Fields that aren't given are as in an event that doesn't name
-    them. For who writes many records that begin alike.
-    """
-    encoder: TailEncoder = define(tail_encoder_source(schema, first), "encode")
-    return encoder
-
-
-def tail_encoder_source(schema: Schema, first: int) -> str:
-    """The source of the module that `compile_tail_encoder` takes its function from."""
-    names, parts = [], []
-    for field in schema["fields"][first:]:
-        name = field["name"]
-        default = f" = {field['default']!r}" if "default" in field else ""
-        annotation, encoded = _tail_part(field["type"], name)
-        names.append(f"{name}: {annotation}{default}")
-        parts += encoded
-    return _TAIL_HEADER + _function(", ".join(names), [], parts)
-
-
-def _tail_part(avro_type: Any, value: str) -> tuple[str, list[str]]:
-    """The type of a field in Python, and the expressions that encode it."""
-    kind = avro_type["type"] if isinstance(avro_type, dict) else avro_type
-    if isinstance(kind, list):
-        annotation, [encoded] = _tail_part(kind[1], value)
-        mark = f"b'\\x00' if {value} is None else b'\\x02'"
-        return f"{annotation} | None", [mark, f"b'' if {value} is None else {encoded}"]
-    if kind == "string" and not value.endswith(_UNIQUE):
-        return "str", [f"TEXT[{value}]"]
-    found = {
-        "string": ("str", f"encode_text({value})"),
-        "long": ("int", f"encode_long({value})"),
-        "double": ("float", f"DOUBLE({value})"),
-        "boolean": ("bool", f"(b'\\x01' if {value} else b'\\x00')"),
-        "map": ("dict[str, str]", f"encode_map({value})"),
-        "array": ("list[str]", f"encode_texts({value})"),
-    }.get(kind)
-    if found is None:
-        raise SchemaError(f"no encoder for the Avro type {kind!r}", next_step="add it to encoding.py, with its test")
-    annotation, encoded = found
-    return annotation, [encoded]
 
 
 def _function(parameters: str, lines: list[str], parts: list[str]) -> str:

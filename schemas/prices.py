@@ -30,6 +30,7 @@ TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to t
 # A tariff counts billionths of a nano-dollar per token: every published price is a whole number of those.
 SCALE: Final = 10**9
 PROBE_TOKENS = 10**6
+DAY_US: Final = 86_400_000_000
 LAST_MOMENT_US = 253_402_300_799_000_000  # the end of the year 9999, where Python's calendar ends
 
 
@@ -46,8 +47,8 @@ class GenaiPriceBook:
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
         self._find = lru_cache(LOOKUPS_MAX)(self._look_up)  # a bound, as names come from outside
         self._tariffs: dict[tuple[int, ...], Tariff] = {}
-        # Per provider, model and tier: a tariff that is the same at any time and for any size of the prompt.
-        self._constant: dict[tuple[str, str, str], _Priced] = {}
+        # Per provider, model and tier as calls name them: the prices of the day of the last call.
+        self._standing: dict[tuple[str, str, str], _Standing] = {}
 
     def rate(
         self, provider: str, model: str, usage: TokenUsage | None, *, at_us: int, service_tier: str = ""
@@ -62,36 +63,32 @@ class GenaiPriceBook:
         if _is_negative(usage):
             return INVALID_USAGE
         names = provider, model, service_tier
-        known = self._constant.get(names)
-        if known is not None:
-            return known.charge(*usage)
-        found = self._find(provider, model)
-        if found is None:
-            return UNKNOWN_MODEL
-        book_provider, book_model = found
-        moment, tier = _moment(at_us), service_tier.lower()
-        all_input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        variants = _variants(book_provider, book_model, moment, tier) if tier else []
-        if not variants and tier not in STANDARD_TIERS:
-            return UNKNOWN_TIER
-        tariff = self._tariff(book_model, moment, variants, all_input)
-        if _is_constant(book_provider, book_model, tier):
-            if len(self._constant) >= LOOKUPS_MAX:
-                self._constant.clear()
-            self._constant[names] = _Priced(tariff, book_provider.id, book_model.id)
-        return charge_by(tariff, usage, book_provider.id, book_model.id)
+        known = self._standing.get(names)
+        if known is None or not known.from_us <= at_us < known.until_us:
+            found = self._find(provider, model)
+            if found is None:
+                return UNKNOWN_MODEL
+            known = self._prices_of_day(*found, service_tier.lower(), at_us)
+            if known is None:
+                return UNKNOWN_TIER
+            if len(self._standing) >= LOOKUPS_MAX:
+                self._standing.clear()
+            self._standing[names] = known
+        return known.priced(usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens).charge(*usage)
 
-    def rate_at_once(self, call: ModelCallCompleted) -> Charge | None:
-        """What `rate_model_call` gives, where a price that never changes is known already; else None."""
+    def rate_at_once(self, call: ModelCallCompleted, at_us: int) -> Charge | None:
+        """What `rate_model_call` gives, where the prices of that time are known already; else None."""
         asked = call.requested_model
-        known = self._constant.get((call.provider, call.answered_model or asked, call.service_tier))
+        known = self._standing.get((call.provider, call.answered_model or asked, call.service_tier))
         if known is None or not has_usage(call) or FINE_TUNED in asked:
+            return None
+        if not known.from_us <= at_us < known.until_us:
             return None
         plain, read, written = call.input_tokens or 0, call.cache_read_tokens or 0, call.cache_write_tokens or 0
         answered, thought = call.output_tokens or 0, call.reasoning_tokens or 0
         if plain < 0 or read < 0 or written < 0 or answered < 0 or thought < 0:
             return None
-        rated = known.charge(plain, read, written, answered, thought)
+        rated = known.priced(plain + read + written).charge(plain, read, written, answered, thought)
         return rated if isinstance(rated, Charge) else None
 
     def listed(self, provider: str, model: str, *, at_us: int) -> list[ListedPrice]:
@@ -133,6 +130,22 @@ class GenaiPriceBook:
                 continue  # a loose match of the base model: its price isn't the tuned model's
             return found
         return None
+
+    def _prices_of_day(
+        self, provider: types.Provider, model: types.ModelInfo, tier: str, at_us: int
+    ) -> _Standing | None:
+        """The prices at that time, and for how long they stand; None where the book has none for this tier."""
+        moment = _moment(at_us)
+        variants = _variants(provider, model, moment, tier) if tier else []
+        if not variants and tier not in STANDARD_TIERS:
+            return None
+        passed = _tier_starts(_price_at(model, moment, variants))[1:]
+        tariffs = [self._tariff(model, moment, variants, size) for size in (0, *(start + 1 for start in passed))]
+        from_us, until_us = at_us, at_us + 1
+        if all(isinstance(one, types.StartDateConstraint) for one in _constraints(model)):  # else a price has its hours
+            from_us = at_us // DAY_US * DAY_US
+            until_us = from_us + DAY_US
+        return _Standing(from_us, until_us, passed, [_Priced(tariff, provider.id, model.id) for tariff in tariffs])
 
     def _tariff(
         self, model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant], all_input_tokens: int
@@ -189,6 +202,26 @@ class _Priced:
         )
 
 
+class _Standing:
+    """Prices that stand from one moment to another: one for each size of the prompt, by what the size has passed."""
+
+    __slots__ = ("_passed", "_priced", "from_us", "until_us")
+
+    def __init__(self, from_us: int, until_us: int, passed: list[int], priced: list[_Priced]) -> None:
+        self.from_us = from_us
+        self.until_us = until_us
+        self._passed = passed
+        self._priced = priced
+
+    def priced(self, all_input_tokens: int) -> _Priced:
+        """The price for so many tokens of input."""
+        place = 0
+        for start in self._passed:
+            if all_input_tokens > start:
+                place += 1
+        return self._priced[place]
+
+
 def usage_of(call: ModelCallCompleted) -> TokenUsage | None:
     """The call's usage; None where the provider gave none."""
     if not has_usage(call):
@@ -216,12 +249,12 @@ def rate_model_call(
     earlier, as nothing is recorded before it happened. A tuned model is only ever rated by its own name: some gateways
     answer with the name of its base.
     """
+    at_us = priced_at(call.occurred_at, ledger_time_us)
     if isinstance(prices, GenaiPriceBook):
-        charge = prices.rate_at_once(call)
+        charge = prices.rate_at_once(call, at_us)
         if charge is not None:
             return charge
     usage = usage_of(call)
-    at_us = priced_at(call.occurred_at, ledger_time_us)
     asked, answered = call.requested_model, call.answered_model
     names = [asked] if FINE_TUNED in asked else [name for name in (answered, asked) if name]
     rated: Charge | Unpriced = UNKNOWN_MODEL if usage is not None else NO_USAGE
@@ -234,7 +267,7 @@ def rate_model_call(
 
 def priced_at(occurred_at_us: int, ledger_time_us: int | None) -> int:
     """The time whose prices hold: the agent's clock, but never later than the broker's."""
-    return occurred_at_us if ledger_time_us is None else min(occurred_at_us, ledger_time_us)
+    return occurred_at_us if ledger_time_us is None else _lesser(occurred_at_us, ledger_time_us)
 
 
 def spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
@@ -271,18 +304,10 @@ def _variants(
     ]
 
 
-def _is_constant(provider: types.Provider, model: types.ModelInfo, tier: str) -> bool:
-    """True where the price of this tier depends neither on the time nor on the size of the prompt."""
-    if not isinstance(model.prices, types.ModelPrice):
-        return False
-    prices = [model.prices]
-    if tier and any(sold is model for sold in provider.models):
-        when = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
-        variants = [variant for variant in model.price_variants or () if variant.when == when]
-        if any(variant.constraint is not None for variant in variants):
-            return False
-        prices += [variant.prices for variant in variants]
-    return not any(isinstance(value, types.TieredPrices) for price in prices for value in vars(price).values())
+def _constraints(model: types.ModelInfo) -> list[Any]:
+    """When prices of the model, of any tier, hold, where that is bounded."""
+    prices = [] if isinstance(model.prices, types.ModelPrice) else model.prices
+    return [one.constraint for one in (*prices, *(model.price_variants or ())) if one.constraint is not None]
 
 
 def _tier_names(model: types.ModelInfo) -> list[str]:

@@ -29,6 +29,19 @@ class Found(NamedTuple):
     window_end_us: int | None = None
 
 
+def is_counted(run: RunFacts, memory: RunMemory, rule: RunRule, seen: int) -> bool:
+    """Count a rule's condition, without a subject, where its alert is raised and there is nothing new to `say` of it.
+
+    For conditions that hold from event to event: what would be said needn't be put into words.
+    """
+    alert = memory.alerts.get(rule.name)
+    if alert is None or not alert[IS_OPEN] or _passes_power_of_ten(alert[COUNT], seen):
+        return False
+    alert[LAST_US] = run.last_time_us
+    alert[COUNT] = max(alert[COUNT], seen)
+    return True
+
+
 def say(run: RunFacts, memory: RunMemory, found: Found, event_id: str | None) -> list[Said]:
     """Raise the alert of this condition, or count it where it is raised, and update it at 10, 100, 1000 and so on."""
     key = _key(found)

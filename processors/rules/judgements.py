@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from agentledger.processors.rules.conditions import Found, is_open, resolve, say, short
+from agentledger.processors.rules.conditions import Found, is_counted, is_open, resolve, say, short
 from agentledger.processors.rules.memory import RunFacts, RunMemory, Said
 from agentledger.processors.rules.models import (
     ClockSkew,
@@ -158,6 +158,8 @@ def steps(rules: Iterable[StepCount], run: RunFacts, memory: RunMemory, event: E
         known = normals.of(run.last_time_us, run.tenant_id, run.workflow).runs
         are_enough = known >= rule.min_volume or memory.repeats.bit_count() >= rule.few_repeats
         if taken > limit and are_enough and not run.finished:
+            if is_counted(run, memory, rule, taken):
+                continue
             percent = rule.quantile_percent if known >= rule.min_volume else 50
             usual = normals.steps(run.last_time_us, run.tenant_id, run.workflow, percent)
             text = (
@@ -375,6 +377,8 @@ def cost_mismatch(
     for rule in rules:
         limit = max(rule.floor_nanousd, memory.reported_nanousd * rule.percent / 100)
         if apart > limit and memory.compared >= rule.min_volume:
+            if is_counted(run, memory, rule, memory.compared):
+                continue
             text = f"{memory.compared} calls cost {format_usd(memory.cost_nanousd)} by our prices"
             text += f" and {format_usd(memory.reported_nanousd)} by the provider"
             found = Found(rule, text, "", memory.compared, float(memory.cost_nanousd), float(memory.reported_nanousd))

@@ -13,7 +13,8 @@ from typing import Any
 import genai_prices
 import pytest
 from genai_prices.data import providers
-from hypothesis import given
+from genai_prices.types import ModelPrice
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentledger.schemas import usd_to_nanousd
@@ -243,3 +244,48 @@ def test_recorded_costs_of_a_gateway_with_cache_and_reasoning_are_met_to_the_nan
             assert rated.cost_nanousd == usd_to_nanousd(usage["cost"])
             replies += 1
     assert replies == 3374
+
+
+DAY_US = 86_400_000_000
+# Of each kind: one price, prices with dates, tiers of size, both, hours of the day, and names that the book hasn't.
+ASKED = [
+    ("openai", "gpt-4.1"), ("openai", "o3"), ("google", "gemini-2.5-pro"), ("anthropic", "claude-opus-4-6"),
+    ("deepseek", "deepseek-chat"), ("deepseek", "deepseek-v4-flash"), ("nobody", "nothing"),
+]  # fmt: skip
+moments = st.builds(
+    lambda day, hour, us: day * DAY_US + hour * (DAY_US // 48) + us,
+    st.integers(20_100, 20_800),  # January 2025 to December 2026
+    st.integers(0, 47),
+    st.integers(-1, 1),
+)
+sizes = st.sampled_from([0, 1, 127_999, 128_000, 128_001, 200_000, 200_001, 272_001, 400_000])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(ASKED), moments, st.tuples(sizes, sizes), st.sampled_from(["", "batch", "flex"])),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_what_was_asked_before_changes_no_charge(asked: list[Any]) -> None:
+    book = GenaiPriceBook()
+    for (provider, model), at_us, (plain, read), tier in asked + asked:
+        known = call(
+            provider=provider, answered_model=model, service_tier=tier,
+            input_tokens=plain, cache_read_tokens=read, output_tokens=7,
+        )  # fmt: skip
+        usage = TokenUsage(plain, read, 0, 7, 0)
+        fresh = GenaiPriceBook().rate(provider, model, usage, at_us=at_us, service_tier=tier)
+        assert book.rate(provider, model, usage, at_us=at_us, service_tier=tier) == fresh
+        known.occurred_at = at_us
+        assert rate_model_call(known, book) == fresh
+
+
+def test_the_models_of_that_law_are_of_each_kind() -> None:
+    models = [SOLD[name][1] for name in ASKED[:-1]]
+    priced = [model.prices for model in models if not isinstance(model.prices, ModelPrice)]
+    kinds = {type(one.constraint).__name__ for prices in priced for one in prices}
+    assert kinds == {"NoneType", "StartDateConstraint", "TimeOfDateConstraint"}
+    assert any(row.above for name in ASKED[:-1] for row in BOOK.listed(*name, at_us=AT_US))
