@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from librt.strings import read_i32_be, read_i64_be
+from mypy_extensions import i64
 
 from agentledger.schemas.errors import CodecError
 
@@ -67,8 +68,10 @@ class Entries:
 
     def take_next(self) -> bool:
         """False where there is no other. Raises CodecError where the bytes are no packed message."""
-        message, at = self._message, self._at
-        start, end = at + ENTRY_OVERHEAD_BYTES, len(message)
+        message = self._message
+        at: i64 = self._at
+        start: i64 = at + ENTRY_OVERHEAD_BYTES
+        end: i64 = len(message)
         if start > end:
             if at == end:
                 return False
@@ -80,7 +83,7 @@ class Entries:
                 raise CodecError(f"a packed entry has the size {size}")
             self.value, self.oversized, self._at = None, size == OVERSIZED, start
             return True
-        after = start + size
+        after: i64 = start + size
         if after > end:
             raise CodecError("a packed message ends in the middle of a value")
         self.value, self.oversized, self._at = message[start:after], False, after

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import i64
+
 from agentledger.processors.conclusions import NAME_CHARS_MAX, PARENT
 from agentledger.processors.run_state import RunState
 from agentledger.schemas.catalogue import current_schemas
@@ -167,15 +169,15 @@ class RunReading:
         return self._codec.decode(value)
 
     def _read_head(self, value: bytes, raw_id: bytes) -> bool:
-        at = value[_ID_END]
+        at: i64 = value[_ID_END]
         if at > 127 or at & 1:
             return False
-        tenant_end = _ID_END + 1 + (at >> 1)
+        tenant_end: i64 = _ID_END + 1 + (at >> 1)
         start, at = _text(value, tenant_end)
         raw = value[start:at]
         producer_id = self._producers.get(raw)
         self.producer_id = self._new_producer(raw) if producer_id is None else producer_id
-        seq = value[at]
+        seq: i64 = value[at]
         if seq < 128:
             seq = (seq >> 1) ^ -(seq & 1)
             at += 1
@@ -193,15 +195,16 @@ class RunReading:
         self.producer_seq = seq
         return True
 
-    def _read_origin(self, value: bytes, at: int) -> bool:
+    def _read_origin(self, value: bytes, at: i64) -> bool:
         """Where the origin's parts are. False where they can't be copied as they are."""
         self._step_at = at
         if value[at] > 127:
             at += 1
-            if not 0 < value[at] < 128:  # of more than two bytes, or written too long
+            more: i64 = value[at]
+            if not 0 < more < 128:  # of more than two bytes, or written too long
                 return False
         at += 1
-        has_parent = value[at]
+        has_parent: i64 = value[at]
         at += 1
         if has_parent == 2:
             at = _text(value, at)[1]
@@ -231,9 +234,9 @@ class RunReading:
         return reader
 
 
-def _text(value: bytes, at: int) -> tuple[int, int]:
+def _text(value: bytes, at: i64) -> tuple[i64, i64]:
     """As `text_end`, at once where the size has one byte."""
-    size = value[at]
+    size: i64 = value[at]
     if size < 128:
         if size & 1:
             raise UnusualError("a text of less than nothing")

@@ -81,12 +81,19 @@ def read_map(value: bytes, at: int) -> tuple[dict[str, str], int]:
 
 _HEADER = """\
 from librt.strings import read_f64_le
+from mypy_extensions import i64
 
 from agentledger.schemas.decoding import Memo, UnusualError, read_long, read_map, read_texts, text_end
 from agentledger.schemas.events import {kind}
 
 
-def read(value: bytes, at: int, memo: Memo, event: {kind}) -> None:
+def read(value: bytes, at: i64, memo: Memo, event: {kind}) -> None:
+    size: i64
+    start: i64
+    end: i64
+    rest: i64
+    last: i64
+    start_of_part: i64
 """
 
 

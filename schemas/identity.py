@@ -42,7 +42,8 @@ def derived_id(base_event_id: str, *parts: str) -> str:
     Which `parts` are named decides what counts as the same conclusion: rule, scope and threshold, say, and not the
     event that happened to trigger it.
     """
-    digest = _digest(f"{base_event_id}{_SEPARATOR}{_SEPARATOR.join(parts)}")
+    named = parts[0] if len(parts) == 1 else _SEPARATOR.join(parts)
+    digest = _digest(f"{base_event_id}{_SEPARATOR}{named}")
     if base_event_id[8] == "-" == base_event_id[13]:  # always so in canonical text; as `_text`, in a third of the time
         high = digest[0] << 10 | digest[1] << 2 | digest[2] >> 6
         low = (_LOW_STARTS[digest[2] & 63] + digest[3:10]).hex("-", 6)

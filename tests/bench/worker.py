@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
@@ -23,9 +24,10 @@ from agentledger.processors.run_fold import RunFold
 from agentledger.processors.run_places import is_of_run, stored_key
 from agentledger.processors.run_reading import place_of
 from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
-from agentledger.schemas import Codec, open_registry
+from agentledger.schemas import Codec, Event, open_registry
 from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.topics import PACKED
+from tests.bench.recorded import recorded_events
 from tests.bench.report import Figure
 from tests.bench.sample import START_US, sample_events
 
@@ -46,8 +48,9 @@ Messages = list[tuple[int, bytes]]  # partition and value
 
 def measure(folder: Path) -> list[Figure]:
     """How fast the worker is, alone, by comparison and in pairs; how it recovers, and what a run takes."""
-    first, second = packed_messages()
+    first, second = packed_messages(sample_events(2 * EVENTS), 2)
     pure, state_bytes = pure_fold(first)
+    recorded = recorded_vs(pure)
     stack = Stack(StackConfig(data_dir=folder / "stack"))
     servers = stack.up().kafka_bootstrap_servers
     try:
@@ -64,6 +67,7 @@ def measure(folder: Path) -> list[Figure]:
         Figure("worker_events_per_s", worker, "events/s per core", "at least 80,000"),
         Figure("worker_vs_aiokafka", worker / bare, "ratio", "at least 0.4"),
         Figure("worker_vs_pure", worker / pure, "ratio", ""),
+        recorded,
         Figure("workers_two_vs_one", cpu_s / max(two_cpu_s), "ratio, a core each", "at least 1.8"),
         Figure("workers_two_vs_one_here", one_s / two_s, "ratio", "with the broker beside them on these cores"),
         Figure("recovery_s_per_million_keys", recovery_s, "s", ""),
@@ -71,28 +75,38 @@ def measure(folder: Path) -> list[Figure]:
     ]
 
 
-def packed_messages() -> tuple[Messages, Messages]:
-    """Two halves of one log, packed; a run's events are always in one partition.
+def recorded_vs(pure: float) -> Figure:
+    """How many times the CPU time of an event of the sample one of the recorded runs takes, in the folds alone."""
+    name, unit = "recorded_event_vs_sample", "ratio of CPU time, folds alone"
+    try:
+        [messages] = packed_messages(recorded_events(EVENTS), 1)
+    except pytest.skip.Exception as error:
+        return Figure(name, None, unit, not_measured=str(error))
+    return Figure(name, pure / pure_fold(messages)[0], unit)
+
+
+def packed_messages(events: Iterable[Event], parts: int) -> list[Messages]:
+    """The log in parts of EVENTS each, packed; a run's events are always in one partition.
 
     By the broker's clock a thousand events a second come to each partition; the agents' clocks are right.
     """
     codec = Codec(open_registry())
-    halves: tuple[Messages, Messages] = ([], [])
+    packed: list[Messages] = [[] for _ in range(parts)]
     waiting: dict[int, list[PackedRecord]] = {partition: [] for partition in range(PARTITIONS)}
     offsets = dict.fromkeys(waiting, 0)
-    for number, event in enumerate(sample_events(2 * EVENTS), 1):
+    for number, event in enumerate(events, 1):
         partition = sum(event.run_id.encode()) % PARTITIONS
         offset, records = offsets[partition], waiting[partition]
         offsets[partition] += 1
         time_ms = START_US // 1000 + offset
         event.occurred_at = (time_ms - 20) * 1000
         records.append(PackedRecord(offset, time_ms, codec.encode(event)))
-        if len(records) == EVENTS_PER_MESSAGE or number in (EVENTS, 2 * EVENTS):
-            full = waiting if number in (EVENTS, 2 * EVENTS) else {partition: records}
+        if len(records) == EVENTS_PER_MESSAGE or number % EVENTS == 0:
+            full = waiting if number % EVENTS == 0 else {partition: records}
             for place, found in full.items():
-                halves[number > EVENTS].append((place, pack(found)))
+                packed[(number - 1) // EVENTS].append((place, pack(found)))
                 waiting[place] = []
-    return halves
+    return packed
 
 
 class WorkerRig:
