@@ -13,9 +13,9 @@ CONSTRAINTS := infra/constraints.txt
 
 COMPILED := build/compiled
 # What runs compiled: the fold over runs, and what it reads and writes with.
-FOLD_TESTS := $(addprefix tests/unit/test_,codec.py decoding.py packing.py partials.py processors_budgets.py \
+FOLD_TESTS := $(addprefix tests/unit/test_,decoding.py packing.py partials.py processors_budgets.py \
 	processors_run_state.py rating.py replay.py rules_on_traces.py run_budgets.py run_costs.py run_fold.py run_rules.py \
-	run_time.py sketch.py) tests/contracts/test_price_book.py
+	run_time.py sketch.py writing.py) tests/contracts/test_price_book.py
 
 .PHONY: help install demo test test-compiled check compile bench events rules-table constraints console-assets clean
 
