@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agentledger.schemas import Event, uuid7
-from tests.bench.sample import RUNS_AT_A_TIME, START_US
+from tests.bench.sample import START_US, side_by_side
 from tests.rules_table import recorded
 from tests.traces import EXPECTED
 
@@ -22,15 +22,7 @@ def recorded_events(count: int, seed: int = 1) -> Iterator[Event]:
         for event in recorded(expected.path):
             runs.setdefault((name, event.run_id), []).append(event)
     rng = random.Random(seed)
-    source = _again_and_again(list(runs.values()), rng)
-    open_runs = [next(source) for _ in range(RUNS_AT_A_TIME)]
-    for _ in range(count):
-        place = rng.randrange(RUNS_AT_A_TIME)
-        event = next(open_runs[place], None)
-        if event is None:
-            open_runs[place] = next(source)
-            event = next(open_runs[place])
-        yield event
+    yield from side_by_side(_again_and_again(list(runs.values()), rng), count, rng)
 
 
 def _again_and_again(runs: list[list[Event]], rng: random.Random) -> Iterator[Iterator[Event]]:

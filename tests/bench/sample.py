@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -23,14 +24,17 @@ RUNS_AT_A_TIME = 50  # as many run side by side, so that a batch holds many runs
 def sample_events(count: int, seed: int = 1) -> Iterator[Event]:
     """`count` events of runs side by side, each in its order."""
     rng = random.Random(seed)
-    open_runs = [_run_events(rng, number) for number in range(RUNS_AT_A_TIME)]
-    number = RUNS_AT_A_TIME
+    return side_by_side((_run_events(rng, number) for number in itertools.count()), count, rng)
+
+
+def side_by_side(runs: Iterator[Iterator[Event]], count: int, rng: random.Random) -> Iterator[Event]:
+    """`count` events of these runs, RUNS_AT_A_TIME of them at a time, each in its order."""
+    open_runs = [next(runs) for _ in range(RUNS_AT_A_TIME)]
     for _ in range(count):
         place = rng.randrange(RUNS_AT_A_TIME)
         event = next(open_runs[place], None)
         if event is None:
-            open_runs[place] = _run_events(rng, number)
-            number += 1
+            open_runs[place] = next(runs)
             event = next(open_runs[place])
         yield event
 
