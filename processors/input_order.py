@@ -11,8 +11,11 @@ from enum import Enum
 
 from agentledger.schemas.errors import BrokerError
 
-SEEK_PAUSE_S = 1.0  # what was fetched before a seek still arrives for a moment
-SEEKS_MAX = 10  # without any progress in between: after that only a restart can help
+SEEK_PAUSE_S = (
+    0.25  # what was fetched before a seek still arrives for a moment; twice as long each time, a fetch is slow
+)
+SEEK_PAUSE_S_MAX = 2.0
+SEEKS_MAX = 10  # without any progress in between, 14 s: after that only a restart can help
 
 
 class Place(Enum):
@@ -55,10 +58,14 @@ class InputOrder:
         """Partition to the offset that comes next."""
         return dict(self._next)
 
+    def missing(self) -> list[int]:
+        """Partitions that were to be read again, and of which what comes next has not come."""
+        return list(self._seeks)
+
     def may_seek(self, partition: int, now_s: float) -> bool:
         """True where it is time to read again from what is missing. BrokerError where that failed for good."""
-        count, at_s = self._seeks.get(partition, (0, -SEEK_PAUSE_S))
-        if now_s - at_s < SEEK_PAUSE_S:
+        count, at_s = self._seeks.get(partition, (0, 0.0))
+        if count and now_s - at_s < min(SEEK_PAUSE_S * 2 ** (count - 1), SEEK_PAUSE_S_MAX):
             return False
         if count >= SEEKS_MAX:
             raise BrokerError(

@@ -23,7 +23,7 @@ import faust
 from faust.types import TP
 
 from agentledger.processors.acknowledged import AcknowledgedProducer
-from agentledger.processors.input_order import InputOrder, Place
+from agentledger.processors.input_order import SEEK_PAUSE_S, InputOrder, Place
 from agentledger.processors.offsets import GroupOffsets
 from agentledger.processors.programs import die
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
@@ -120,6 +120,7 @@ class Shell:
             channel = self.app.topic(topic, value_serializer="raw", value_type=bytes, allow_empty=True)
             self.app.agent(channel, name=f"{plan.table}-{topic}", concurrency=1)(or_die(self._receive))
         self.app.task(or_die(self._work))
+        self.app.task(or_die(self._insist))
         self.app.task(or_die(self._nudge))
         self._table.on_recover(or_die(self._recovered))
         self._table.on_batch = self._alive
@@ -219,7 +220,10 @@ class Shell:
                 if time.monotonic() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = time.monotonic() + TURN_S
-            elif place is Place.AHEAD:
+                continue
+            # Nobody is going to acknowledge it, and Faust waits for that before it gives a partition away or stops.
+            self.app.consumer.unacked.discard(message)
+            if place is Place.AHEAD:
                 missed.add(TP(message.topic, message.partition))
         if self._settle_at is None:
             self._settle_at = time.monotonic() + self._plan.state_wait_s
@@ -257,7 +261,9 @@ class Shell:
             self._output.send(topic, to, key, value)
 
     async def _read_again(self, places: Iterable[TP]) -> None:
-        """Make Faust read these partitions from what has to come next."""
+        """Make Faust read these partitions from what has to come next. A program that stops reads nothing more."""
+        if self.app.should_stop:
+            return
         now_s = time.monotonic()
         seeks = {}
         for place in places:
@@ -272,6 +278,13 @@ class Shell:
             await self.app.consumer.seek_wait(seeks)
         except Exception as error:  # noqa: BLE001 - such as: not assigned any more. If it stays so, the watchdog acts
             log.warning("could not read again: %s", error)
+
+    async def _insist(self, *_: Any) -> None:
+        """Ask again where that has brought nothing: Faust drops what comes again before it has forgotten the rest."""
+        while True:
+            await asyncio.sleep(SEEK_PAUSE_S)
+            async with self._folding:
+                await self._read_again(TP(topic, p) for topic, order in self._orders.items() for p in order.missing())
 
     async def _nudge(self, *_: Any) -> None:
         """Look for partitions where records wait that Faust doesn't bring, and read those again."""

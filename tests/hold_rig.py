@@ -69,6 +69,10 @@ class HoldsRig(Rig):
         self.processes.append(process)  # type: ignore[arg-type]
         return process
 
+    def newest(self, name: str) -> subprocess.Popen[bytes]:
+        """The decider of this name that was started last: one that failed is not the one that was kept."""
+        return [process for process in self.processes if getattr(process, "name", "") == name][-1]
+
     def restart_failed(self) -> None:
         """Start deciders again that ended by themselves."""
         for process in list(self.processes):

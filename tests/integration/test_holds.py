@@ -20,7 +20,7 @@ from agentledger.schemas.topics import BUDGETS, HOLDS
 from tests.hold_clients import TENANTS, TTL_MS
 from tests.hold_rig import CODEC, Count, HoldsRig, Records, counted, folded, written
 from tests.kafka_broker import PARTITIONS
-from tests.worker_rig import stop_cleanly, wait_for, wait_ready
+from tests.worker_rig import stop_cleanly, wait_ready
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -76,27 +76,24 @@ def test_fifty_clients_while_deciders_die_join_and_leave(broker: str, tmp_path: 
             time.sleep(CHANGE_S)
             second.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
             if joins % 3 == 0:
+                first = rig.newest("first")
                 first.kill()
                 first.wait()
                 kills += 1
-                first = rig.holds("first")
+                rig.holds("first")
             time.sleep(CHANGE_S)
             rig.restart_failed()
-        results = [counted(process, 90) for process in clients]
+        rig.wait_for(lambda: all(process.poll() is not None for process in clients))
+        results = [counted(process, 10) for process in clients]
         assert sum(result["unanswered"] for result in results) == 0
         time.sleep(TTL_MS / 1000 + 2.5)  # owners that died: their holds are over after this, and a tick
-
-        def is_decided() -> bool:
-            rig.restart_failed()
-            return written(rig).keys() == folded(rig.read(HOLDS.name)).keys()
-
-        wait_for(is_decided)
+        rig.wait_for(lambda: written(rig).keys() == folded(rig.read(HOLDS.name)).keys())
         records, contents = rig.read(HOLDS.name), written(rig)
         expected = folded(records)
         assert [ids for ids, values in contents.items() if len(values) > 1] == []
         assert {event_id: values.copy().pop() for event_id, values in contents.items()} == expected
         overshoot, granted, refused = check(records, expected)
-        stop_cleanly(first)
+        stop_cleanly(rig.newest("first"))
     asked = sum(result["asked"] for result in results)
     log.info(
         "seed %d: %d asked, %d granted, %d refused, at most %d nano-dollars over; %d kills, %d joins, %d restarts",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentledger.processors.input_order import SEEK_PAUSE_S, SEEKS_MAX, InputOrder, Place
+from agentledger.processors.input_order import SEEK_PAUSE_S, SEEK_PAUSE_S_MAX, SEEKS_MAX, InputOrder, Place
 from agentledger.schemas.errors import BrokerError
 
 
@@ -43,14 +45,20 @@ def test_law_nothing_is_folded_before_everything_ahead_of_it(arrivals: list[tupl
         assert first_times == list(range(start, order.positions()[partition]))
 
 
-def test_seeks_are_spaced_and_end_when_they_do_not_help() -> None:
+def test_seeks_come_further_and_further_apart_and_end_when_they_do_not_help() -> None:
     order = InputOrder()
     order.own({0: 5})
-    times = [number * SEEK_PAUSE_S for number in range(SEEKS_MAX)]
-    assert order.may_seek(0, times[0])
-    assert not order.may_seek(0, times[0] + SEEK_PAUSE_S / 2)
-    assert all(order.may_seek(0, now_s) for now_s in times[1:])
+    now_s, sought_s = 100.0, []
+    while len(sought_s) < SEEKS_MAX:
+        if order.may_seek(0, now_s):
+            sought_s.append(now_s)
+        now_s += SEEK_PAUSE_S / 2
     with pytest.raises(BrokerError, match="offset 5"):
-        order.may_seek(0, 99)
+        order.may_seek(0, now_s + SEEK_PAUSE_S_MAX)
+    pauses = [later - before for before, later in pairwise(sought_s)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (SEEK_PAUSE_S, SEEK_PAUSE_S_MAX)
+    assert order.missing() == [0]
     assert order.place(0, 5) is Place.NEXT  # progress starts the count anew
-    assert order.may_seek(0, 99)
+    assert order.missing() == []
+    assert order.may_seek(0, now_s)

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from faust.types import TP, ConsumerMessage
+
 from agentledger.processors import WorkerConfig
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
 from agentledger.processors.shell import Shell, ShellPlan, Take
@@ -115,6 +117,33 @@ def test_what_was_folded_is_written_though_nothing_more_comes(tmp_path: Path) ->
         return rig.said
 
     assert asyncio.run(run()) == ["derived a", "settled", "changelog 1", "settled"]
+
+
+def test_what_is_dropped_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Faust gives no partition away, and doesn't stop, before every message that it has handed out is done with."""
+
+    async def run() -> list[int]:
+        rig = Rig(tmp_path)
+        consumer = rig.shell.app.consumer
+        messages = [message_of(offset) for offset in (0, 7)]
+        for message in messages:
+            consumer.track_message(message)
+        rig.shell._read_again = nothing  # type: ignore[method-assign]
+        await rig.shell._fold_batch([SimpleNamespace(message=messages[1])])  # ahead of what comes next
+        rig.shell._orders[INPUT].disown()
+        await rig.shell._fold_batch([SimpleNamespace(message=messages[0])])  # left over
+        return [message.offset for message in consumer.unacked]
+
+    assert asyncio.run(run()) == []
+
+
+async def nothing(*_: object) -> None:
+    """Ask for nothing again."""
+
+
+def message_of(offset: int) -> ConsumerMessage:
+    """A message of the input's only partition, as Faust has it."""
+    return ConsumerMessage(INPUT, 0, offset, 0.0, 0, [], None, b"a", None, tp=TP(INPUT, 0))
 
 
 def test_what_nobody_waits_for_is_folded_with_what_somebody_does(tmp_path: Path) -> None:
