@@ -248,9 +248,9 @@ class RunFold:
             derived += self._writer.write(out, first_seq, live.envelope, origin, state.last_time_us)
         memory = state.memory
         # A run may have to be looked at earlier than before. Usage never brings that: a line of wall-clock time that is
-        # crossed gives way to a later one.
+        # crossed gives way to a later one. Nor does an alert that was raised before: seen again, it rests later.
         hurries = is_start or type(event) is ApprovalDecided or state.declared_at != declared_at
-        if not live.is_noted or hurries or memory.alerts or memory.approvals or memory.awaited:
+        if not live.is_noted or hurries or (out and memory.alerts) or memory.approvals or memory.awaited:
             self._note(place, own, live)
 
     def _read_whole(self, place: SourcePlace, offset: int, value: bytes) -> tuple[Event | None, bytes]:

@@ -37,8 +37,7 @@ def is_counted(run: RunFacts, memory: RunMemory, rule: RunRule, seen: int) -> bo
     alert = memory.alerts.get(rule.name)
     if alert is None or not alert[IS_OPEN] or _passes_power_of_ten(alert[COUNT], seen):
         return False
-    alert[LAST_US] = run.last_time_us
-    alert[COUNT] = max(alert[COUNT], seen)
+    _count(run, alert, seen)
     return True
 
 
@@ -47,10 +46,10 @@ def say(run: RunFacts, memory: RunMemory, found: Found, event_id: str | None) ->
     key = _key(found)
     alert = memory.alerts.get(key)
     if alert is not None and alert[IS_OPEN]:
-        alert[LAST_US] = run.last_time_us
-        before, after = alert[COUNT], found.seen if found.seen is not None else alert[COUNT] + 1
-        alert[COUNT] = max(before, after)
-        return [_updated(run, alert, key, found, event_id)] if _passes_power_of_ten(before, after) else []
+        seen = found.seen if found.seen is not None else alert[COUNT] + 1
+        is_news = _passes_power_of_ten(alert[COUNT], seen)
+        _count(run, alert, seen)
+        return [_updated(run, alert, key, found, event_id)] if is_news else []
     if alert is None:
         if len(memory.alerts) >= ALERTS_MAX:
             return []
@@ -150,6 +149,11 @@ def _updated(run: RunFacts, alert: list[int], key: str, found: Found, event_id: 
         "trigger_event_ids": [] if event_id is None else [event_id],
     }
     return Said(AlertUpdated, ("AlertUpdated", key, str(alert[GENERATION]), str(alert[COUNT])), fields)
+
+
+def _count(run: RunFacts, alert: list[int], seen: int) -> None:
+    alert[LAST_US] = run.last_time_us
+    alert[COUNT] = max(alert[COUNT], seen)
 
 
 def _passes_power_of_ten(before: int, after: int) -> bool:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,10 @@ def test_fifty_clients_while_deciders_die_join_and_leave(broker: str, tmp_path: 
                 rig.holds("first")
             time.sleep(CHANGE_S)
             rig.restart_failed()
-        rig.wait_for(lambda: all(process.poll() is not None for process in clients))
-        results = [counted(process, 10) for process in clients]
+        with ThreadPoolExecutor(CLIENT_PROCESSES) as reading:
+            counts = [reading.submit(counted, process, 90) for process in clients]
+            rig.wait_for(lambda: all(count.done() for count in counts))
+        results = [count.result() for count in counts]
         assert sum(result["unanswered"] for result in results) == 0
         time.sleep(TTL_MS / 1000 + 2.5)  # owners that died: their holds are over after this, and a tick
         rig.wait_for(lambda: written(rig).keys() == folded(rig.read(HOLDS.name)).keys())
