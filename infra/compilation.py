@@ -26,7 +26,8 @@ AREAS = ("schemas", "producers", "processors", "sinks", "infra")
 # Everything that runs for each event of a run. Pure and typed throughout, or mypyc refuses it.
 MODULES = {
     "schemas": (
-        "decoding", "encoding", "events", "identity", "partitioning", "ports", "prices", "tool_prices", "writing",
+        "decoding", "encoding", "events", "genai_tariffs", "identity", "partitioning", "ports", "prices", "tool_prices",
+        "writing",
     ),
     "processors": (
         "budgets", "charges", "conclusions", "packing", "partial_records", "partial_sums", "partials",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agentledger.processors.faust_app import ShellPlan
 from agentledger.processors.rules.loading import rules_or_default
 from agentledger.processors.run_fold import DerivedRecord, RunFold, StateRecord
 from agentledger.processors.run_table import RunTable
-from agentledger.processors.shell import Shell, ShellPlan, Take
+from agentledger.processors.shell import Shell, Take
 from agentledger.processors.topics import CHANGELOG, WORKER_GROUP
 from agentledger.processors.worker import WorkerConfig
 from agentledger.schemas.codec import Codec

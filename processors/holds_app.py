@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agentledger.processors.faust_app import ShellPlan
 from agentledger.processors.holds import HoldFold
 from agentledger.processors.run_table import RunTable
-from agentledger.processors.shell import Shell, ShellPlan
+from agentledger.processors.shell import Shell
 from agentledger.processors.topics import HOLDS_CHANGELOG, HOLDS_GROUP
 from agentledger.processors.transport import FetchWait
 from agentledger.processors.worker import WorkerConfig

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from agentledger.processors.faust_app import ShellPlan
 from agentledger.processors.run_table import RunTable
 from agentledger.processors.scope_fold import ScopeFold
 from agentledger.processors.scopes import Watch
-from agentledger.processors.shell import Shell, ShellPlan
+from agentledger.processors.shell import Shell
 from agentledger.processors.topics import SCOPES_CHANGELOG, SCOPES_GROUP, SCOPES_STATE_BYTES_MAX
 from agentledger.processors.transport import FetchWait
 from agentledger.processors.worker import WorkerConfig

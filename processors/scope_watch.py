@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from agentledger.processors.partial_records import BUCKET_US, Partial
@@ -29,7 +30,7 @@ AnyScopeRule = SpendBurnRate | SpendSpike | ErrorRate | Latency | DenialBurst | 
 R = TypeVar("R", bound=AnyScopeRule)
 
 
-class RuleWatch(Generic[R]):
+class RuleWatch(ABC, Generic[R]):
     """One rule. A kind says in `observe` what a second means for its subjects, and in `holds` which are conspicuous."""
 
     where_known: ClassVar[frozenset[str]] = (
@@ -61,13 +62,13 @@ class RuleWatch(Generic[R]):
         """This second said something about the subject: it is looked at when the second is over."""
         out.touched.setdefault(self.name, set()).add(subject)
 
+    @abstractmethod
     def observe(self, out: Conclusions, second: Partial, added: dict[str, dict[str, int]]) -> None:
         """Take in what happened in one second."""
-        raise NotImplementedError
 
+    @abstractmethod
     def holds(self, out: Conclusions, memory: Memory, subject: str) -> Finding | None:
         """What is conspicuous about a subject now, or None."""
-        raise NotImplementedError
 
     def step_s(self) -> int:
         """How often an open alert is looked at while nothing happens, seconds."""

@@ -7,6 +7,7 @@ encoder reads the call itself and no second object is built.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
@@ -46,7 +47,7 @@ def is_timeout(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) or any("Timeout" in kind.__name__ for kind in type(error).__mro__)
 
 
-class Call:
+class Call(ABC):
     """What model calls and tool calls have in common."""
 
     kind: ClassVar[CallKind]
@@ -72,9 +73,9 @@ class Call:
     _outer: Token[Run | Call | None] | None = None
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What is called: the model or the tool."""
-        raise NotImplementedError
 
     @property
     def estimated_cost_nanousd(self) -> int | None:
@@ -193,8 +194,9 @@ class Call:
         if not self.status:
             self.status = self._status_after(error)
 
+    @abstractmethod
     def _status_after(self, error: BaseException) -> str:
-        raise NotImplementedError
+        """The call's status where this error ended it."""
 
 
 class ModelCall(Call):

@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from agentledger.schemas.genai_tariffs import SCALE, STANDARD_TIERS
 from agentledger.schemas.money import NANOUSD_MAX, cost_of_time, usd_to_nanousd
 from agentledger.schemas.ports import Charge, ListedPrice, PriceBook, Tariff, TokenUsage, Unpriced
 from agentledger.schemas.prices import (
     INVALID_USAGE,
     LOOKUPS_MAX,
     NO_USAGE,
-    SCALE,
-    STANDARD_TIERS,
     UNKNOWN_TIER,
     GenaiPriceBook,
     charge_by,

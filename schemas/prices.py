@@ -6,16 +6,28 @@ same charge. Money is computed in integers and rounded once per charge.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import genai_prices
 from genai_prices import types
 from genai_prices.data_snapshot import DataSnapshot
 
 from agentledger.schemas.events import ModelCallCompleted
+from agentledger.schemas.genai_tariffs import (
+    SCALE,
+    STANDARD_TIERS,
+    at_tier,
+    constraints_of,
+    moment_of,
+    passed_tier,
+    price_at,
+    probe,
+    tier_names,
+    tier_starts,
+    variants_of,
+)
 from agentledger.schemas.money import NANOUSD_MAX
 from agentledger.schemas.ports import Charge, ListedPrice, PriceBook, Tariff, TokenUsage, Unpriced
 
@@ -23,15 +35,10 @@ UNKNOWN_MODEL: Final = Unpriced("unknown_model")
 NO_USAGE: Final = Unpriced("no_usage")
 INVALID_USAGE: Final = Unpriced("invalid_usage")
 UNKNOWN_TIER = Unpriced("unknown_tier")
-STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
 FINE_TUNED: Final = "ft:"  # OpenAI's and LiteLLM's mark of a tuned model, which has a price of its own or none
 LOOKUPS_MAX = 4096  # model names kept with what they mean; names come from outside, so their number is bounded
 TARIFFS_MAX = 4096  # tariffs kept; the book has some 2,000 models with one to three tariffs each
-# A tariff counts billionths of a nano-dollar per token: every published price is a whole number of those.
-SCALE: Final = 10**9
-PROBE_TOKENS = 10**6
 DAY_US: Final = 86_400_000_000
-LAST_MOMENT_US = 253_402_300_799_000_000  # the end of the year 9999, where Python's calendar ends
 
 
 class GenaiPriceBook:
@@ -97,13 +104,13 @@ class GenaiPriceBook:
         if found is None:
             return []
         book_provider, book_model = found
-        moment = _moment(at_us)
+        moment = moment_of(at_us)
         rows = []
-        for tier in ("", *_tier_names(book_model)):
-            variants = _variants(book_provider, book_model, moment, tier) if tier else []
+        for tier in ("", *tier_names(book_model)):
+            variants = variants_of(book_provider, book_model, moment, tier) if tier else []
             if tier and not variants:
                 continue
-            for start in _tier_starts(_price_at(book_model, moment, variants)):
+            for start in tier_starts(price_at(book_model, moment, variants)):
                 tariff = self._tariff(book_model, moment, variants, start + 1 if start else 0)
                 rows.append(
                     ListedPrice(book_provider.id, book_model.id, tier, start, tariff, self.source, self.version)
@@ -135,14 +142,16 @@ class GenaiPriceBook:
         self, provider: types.Provider, model: types.ModelInfo, tier: str, at_us: int
     ) -> _Standing | None:
         """The prices at that time, and for how long they stand; None where the book has none for this tier."""
-        moment = _moment(at_us)
-        variants = _variants(provider, model, moment, tier) if tier else []
+        moment = moment_of(at_us)
+        variants = variants_of(provider, model, moment, tier) if tier else []
         if not variants and tier not in STANDARD_TIERS:
             return None
-        passed = _tier_starts(_price_at(model, moment, variants))[1:]
+        passed = tier_starts(price_at(model, moment, variants))[1:]
         tariffs = [self._tariff(model, moment, variants, size) for size in (0, *(start + 1 for start in passed))]
         from_us, until_us = at_us, at_us + 1
-        if all(isinstance(one, types.StartDateConstraint) for one in _constraints(model)):  # else a price has its hours
+        if all(
+            isinstance(one, types.StartDateConstraint) for one in constraints_of(model)
+        ):  # else a price has its hours
             from_us = at_us // DAY_US * DAY_US
             until_us = from_us + DAY_US
         return _Standing(from_us, until_us, passed, [_Priced(tariff, provider.id, model.id) for tariff in tariffs])
@@ -151,14 +160,14 @@ class GenaiPriceBook:
         self, model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant], all_input_tokens: int
     ) -> Tariff:
         """The tariff at this moment, tier and size of the prompt, from the cache."""
-        price = _price_at(model, moment, variants)
+        price = price_at(model, moment, variants)
         # By identity: the book's objects live as long as the book.
-        key = id(model.get_prices(moment)), *map(id, variants), _passed_tier(price, all_input_tokens)
+        key = id(model.get_prices(moment)), *map(id, variants), passed_tier(price, all_input_tokens)
         tariff = self._tariffs.get(key)
         if tariff is None:
             if len(self._tariffs) >= TARIFFS_MAX:
                 self._tariffs.clear()
-            tariff = self._tariffs[key] = _probe(_at_tier(price, all_input_tokens))
+            tariff = self._tariffs[key] = probe(at_tier(price, all_input_tokens))
         return tariff
 
 
@@ -284,96 +293,6 @@ def spellings(provider: str, model: str) -> list[tuple[str | None, str]]:
     if not tried:
         tried.append((None, reference))
     return tried
-
-
-def _moment(at_us: int) -> datetime:
-    return datetime.fromtimestamp(min(max(at_us, 0), LAST_MOMENT_US) / 1e6, UTC)
-
-
-def _variants(
-    provider: types.Provider, model: types.ModelInfo, moment: datetime, tier: str
-) -> list[types.PriceVariant]:
-    """The book's prices for this tier at that moment; a maker's tiers don't hold where another sells its model."""
-    if not any(sold is model for sold in provider.models):
-        return []
-    when = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
-    return [
-        variant
-        for variant in model.price_variants or ()
-        if variant.when == when and (variant.constraint is None or variant.constraint.active(moment))
-    ]
-
-
-def _constraints(model: types.ModelInfo) -> list[Any]:
-    """When prices of the model, of any tier, hold, where that is bounded."""
-    prices = [] if isinstance(model.prices, types.ModelPrice) else model.prices
-    return [one.constraint for one in (*prices, *(model.price_variants or ())) if one.constraint is not None]
-
-
-def _tier_names(model: types.ModelInfo) -> list[str]:
-    """The tiers that the book has prices for at some time, as calls name them; `default` is the standard one."""
-    names = [tier for variant in model.price_variants or () for tier in variant.when.values()]
-    return [name for name in dict.fromkeys(names) if name not in STANDARD_TIERS]
-
-
-def _price_at(model: types.ModelInfo, moment: datetime, variants: list[types.PriceVariant]) -> types.ModelPrice:
-    price = model.get_prices(moment)
-    for variant in reversed(variants):  # the first one that matches wins, key by key
-        price = types.ModelPrice(**vars(price) | {k: v for k, v in vars(variant.prices).items() if v is not None})
-    return price
-
-
-def _tier_starts(price: types.ModelPrice) -> list[int]:
-    starts = {
-        tier.start for value in vars(price).values() if isinstance(value, types.TieredPrices) for tier in value.tiers
-    }
-    return [0, *sorted(starts)]
-
-
-def _passed_tier(price: types.ModelPrice, all_input_tokens: int) -> int:
-    """The highest start of a tier that this size of the prompt has passed; -1 for the base price."""
-    start = -1
-    for value in vars(price).values():
-        if isinstance(value, types.TieredPrices):
-            for tier in value.tiers:
-                if start < tier.start < all_input_tokens:
-                    start = tier.start
-    return start
-
-
-def _at_tier(price: types.ModelPrice, all_input_tokens: int) -> types.ModelPrice:
-    """The same prices with each tiered one replaced by what applies at this size of the prompt."""
-    flat: dict[str, Any] = {}
-    for name, value in vars(price).items():
-        if isinstance(value, types.TieredPrices):
-            passed = [tier.price for tier in value.tiers if all_input_tokens > tier.start]
-            flat[name] = passed[-1] if passed else value.base
-        else:
-            flat[name] = value
-    return types.ModelPrice(**flat)
-
-
-def _probe(price: types.ModelPrice) -> Tariff:
-    """Ask the library what a million tokens of each kind cost: so its rules of what contains what hold here too."""
-    empty = _total(price)
-
-    def per_token(**usage: int) -> int:
-        return (_total(price, **usage) - empty) // PROBE_TOKENS
-
-    return Tariff(
-        input_tokens=per_token(input_tokens=PROBE_TOKENS),
-        cache_read_tokens=per_token(input_tokens=PROBE_TOKENS, cache_read_tokens=PROBE_TOKENS),
-        cache_write_tokens=per_token(input_tokens=PROBE_TOKENS, cache_write_tokens=PROBE_TOKENS),
-        output_tokens=per_token(output_tokens=PROBE_TOKENS),
-        reasoning_tokens=per_token(output_tokens=PROBE_TOKENS, output_reasoning_tokens=PROBE_TOKENS),
-        request=empty,
-    )
-
-
-def _total(price: types.ModelPrice, **usage: int) -> int:
-    """The library's price in billionths of a nano-dollar."""
-    usd: Decimal = price.calc_price(genai_prices.Usage(**usage))["total_price"]
-    return int(usd * 10**9 * SCALE)
 
 
 def _rounded(amount: int) -> int:

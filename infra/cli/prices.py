@@ -16,9 +16,9 @@ from rich.table import Table
 from agentledger.infra.cli.times import moment_of
 from agentledger.infra.settings import load_settings
 from agentledger.schemas.errors import UsageError
+from agentledger.schemas.genai_tariffs import SCALE
 from agentledger.schemas.ports import ListedPrice
 from agentledger.schemas.price_books import open_prices
-from agentledger.schemas.prices import SCALE
 
 # US dollars per million tokens are thousands of nano-dollars per token.
 _PER_MTOK = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")

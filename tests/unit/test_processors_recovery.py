@@ -8,8 +8,8 @@ from pathlib import Path
 import faust
 import pytest
 
+from agentledger.processors.faust_app import ShellPlan, build_app
 from agentledger.processors.run_table import RunTable
-from agentledger.processors.shell import ShellPlan, build_app
 from agentledger.processors.worker import WorkerConfig
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from agentledger.schemas import usd_to_nanousd
 from agentledger.schemas.events import ModelCallCompleted
+from agentledger.schemas.genai_tariffs import STANDARD_TIERS
 from agentledger.schemas.ports import Charge, TokenUsage, Unpriced
-from agentledger.schemas.prices import LOOKUPS_MAX, STANDARD_TIERS, GenaiPriceBook, rate_model_call, usage_of
+from agentledger.schemas.prices import LOOKUPS_MAX, GenaiPriceBook, rate_model_call, usage_of
 from agentledger.schemas.testing.price_book import FixedPriceBook
 from tests.traces import traces_folder
 

@@ -11,8 +11,9 @@ from typing import Any
 from faust.types import TP, ConsumerMessage
 
 from agentledger.processors import WorkerConfig
+from agentledger.processors.faust_app import ShellPlan
 from agentledger.processors.run_fold import DerivedRecord, StateRecord
-from agentledger.processors.shell import Shell, ShellPlan, Take
+from agentledger.processors.shell import Shell, Take
 
 INPUT, CHANGELOG, DERIVED = "input", "changelog", "derived"
 NO_BROKER = {"bootstrap.servers": "127.0.0.1:9", "log_level": 0}
