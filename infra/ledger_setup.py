@@ -7,6 +7,7 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httputil import default_pool_manager
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # its stubs leave NewTopic out
 
 from agentledger.infra.settings import Settings, hide_password
@@ -35,6 +36,8 @@ def prepare_kafka(
 def prepare_clickhouse(url: str, settings: Settings, login: tuple[str, str] | None = None) -> None:
     """Create or bring up to date the tables and views. Raises StoreError."""
     migrate(open_clickhouse(url, settings, login=login))
+    # `agentledger up` lives on and asks no more: a connection kept for later would hold up the server's stop for 5 s.
+    default_pool_manager().clear()
 
 
 def open_clickhouse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from agentledger.processors.partial_records import SEQ_BLOCK_BITS, Partial, names_of, pair
@@ -195,5 +196,8 @@ class NewVersionWatch(RuleWatch[NewVersion]):
             return None
         kind, workflow, version = names_of(subject)
         scope, value = ("workflow", workflow) if workflow else ("tenant", out.state.tenant_id)
-        text = f"{kind} {short(version)} was never seen before in {scope} {short(value)}"
+        since = datetime.fromtimestamp(
+            memory["first"][pair(kind, workflow)], UTC
+        )  # a rule that was changed starts anew
+        text = f"{kind} {short(version)} is new in {scope} {short(value)}, watched since {since:%Y-%m-%d %H:%M} UTC"
         return self.finding(scope, value, text, subject=pair(kind, version))

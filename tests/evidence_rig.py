@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import clickhouse_connect
+from clickhouse_connect.driver.httputil import default_pool_manager
 
 from agentledger.infra.stack.clickhouse import ClickHouseService
 from agentledger.infra.stack.ports import free_port
@@ -49,7 +50,8 @@ class EvidenceRig:
         migrate(self.client)
 
     def stop(self) -> None:
-        """Stop the server."""
+        """Stop the server. It would wait five seconds for connections that are only kept for later."""
+        default_pool_manager().clear()
         self.service.stop()
 
     @property

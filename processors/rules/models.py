@@ -409,7 +409,8 @@ class SequenceGap(_ScopeRule):
 class NewVersion(_ScopeRule):
     """A model, or a version of a prompt or policy, that was never seen before in its workflow (model: tenant).
 
-    Nothing is said in the first `window` after the tenant (or workflow) was first seen: then everything is new.
+    Nothing is said in the first `window` after the tenant (or workflow) was first seen: then everything is new. A rule
+    that is changed starts anew, also with that; the alert says since when it has watched.
     """
 
     kind: Literal["new_version"]

@@ -174,7 +174,7 @@ def test_a_version_is_new_only_where_there_was_one_before() -> None:
     ]
     stage = folded(starts, rule, end_ms=4 * HOUR_MS)
     assert [alert.summary for alert in stage.events(AlertRaised)] == [
-        "prompt p3 was never seen before in workflow refund"
+        "prompt p3 is new in workflow refund, watched since 2025-06-15 15:06 UTC"
     ]
     assert life(stage) == ["raised new", "resolved new"]
 
