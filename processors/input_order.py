@@ -48,6 +48,7 @@ class InputOrder:
         if expected is None:
             return Place.LEFT_OVER
         if offset > expected:
+            self.miss(partition)
             return Place.AHEAD
         if offset == expected:
             self._next[partition] = offset + 1
@@ -58,8 +59,13 @@ class InputOrder:
         """Partition to the offset that comes next."""
         return dict(self._next)
 
+    def miss(self, partition: int) -> None:
+        """What comes next in this partition is there, and was not brought."""
+        if partition in self._next:
+            self._seeks.setdefault(partition, (0, 0.0))
+
     def missing(self) -> list[int]:
-        """Partitions that were to be read again, and of which what comes next has not come."""
+        """Partitions of which what comes next was missed, and has not come since."""
         return list(self._seeks)
 
     def may_seek(self, partition: int, now_s: float) -> bool:

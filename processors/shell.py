@@ -12,6 +12,7 @@ second) by the states in the changelog.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -86,6 +87,7 @@ class Shell:
         self._settle_at: float | None = None  # when those have to be, time.monotonic()
         self._metrics = config.metrics
         self._metrics.watch(self._waiting.qsize, lambda: len(self._table.data))
+        self._missed = asyncio.Event()  # something was, that is to be read again
         self._folding = asyncio.Lock()  # nothing is forgotten in the middle of a batch
         for topic in self._inputs:
             channel = self.app.topic(topic, value_serializer="raw", value_type=bytes, allow_empty=True)
@@ -177,7 +179,6 @@ class Shell:
             batch.append(event)
 
     async def _fold_batch(self, batch: list[Any]) -> None:
-        missed = set()
         turn_ends = time.monotonic() + TURN_S
         for event in batch:
             message = event.message
@@ -195,14 +196,13 @@ class Shell:
             # Nobody is going to acknowledge it, and Faust waits for that before it gives a partition away or stops.
             self.app.consumer.unacked.discard(message)
             if place is Place.AHEAD:
-                missed.add(TP(message.topic, message.partition))
+                self._missed.set()
         if self._settle_at is None:
             self._settle_at = time.monotonic() + self._plan.state_wait_s
         if time.monotonic() >= self._settle_at or self._folded_bytes >= self._plan.batch_bytes_max:
             await self._settle()
         else:
             await self._output.settled()
-        await self._read_again(missed)
 
     async def _settle(self) -> None:
         """What follows from all that is folded acknowledged, then the states, then the records."""
@@ -231,17 +231,26 @@ class Shell:
             to = partition_of(key, self._partitions) if partition is None else partition
             self._output.send(topic, to, key, value)
 
-    async def _read_again(self, places: Iterable[TP]) -> None:
-        """Make Faust read these partitions from what has to come next. A program that stops reads nothing more."""
-        if self.app.should_stop:
-            return
-        now_s = time.monotonic()
+    async def _insist(self, *_: Any) -> None:
+        """Have what was missed read again, and again where that brings nothing: Faust may drop what comes too early.
+
+        Apart from folding: a seek in a rebalance waits for its end, and that for all that is in hand.
+        """
+        while True:
+            is_missing = any(order.missing() for order in self._orders.values())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SEEK_PAUSE_S if is_missing else None):
+                    await self._missed.wait()
+            self._missed.clear()
+            await self._read_again()
+
+    async def _read_again(self) -> None:
+        """Make Faust read what is missing. A program that stops reads nothing more."""
         seeks = {}
-        for place in places:
-            order = self._orders[place.topic]
-            position = order.positions().get(place.partition)
-            if position is not None and order.may_seek(place.partition, now_s):
-                seeks[place] = position
+        for topic, order in self._orders.items():
+            for partition in order.missing():
+                if not self.app.should_stop and order.may_seek(partition, time.monotonic()):
+                    seeks[TP(topic, partition)] = order.positions()[partition]
         if not seeks:
             return
         log.info("reading again from %s", {f"{tp.topic} {tp.partition}": offset for tp, offset in seeks.items()})
@@ -250,15 +259,8 @@ class Shell:
         except Exception as error:  # noqa: BLE001 - such as: not assigned any more. If it stays so, the watchdog acts
             log.warning("could not read again: %s", error)
 
-    async def _insist(self, *_: Any) -> None:
-        """Ask again where that has brought nothing: Faust drops what comes again before it has forgotten the rest."""
-        while True:
-            await asyncio.sleep(SEEK_PAUSE_S)
-            async with self._folding:
-                await self._read_again(TP(topic, p) for topic, order in self._orders.items() for p in order.missing())
-
     async def _nudge(self, *_: Any) -> None:
-        """Look for partitions where records wait that Faust doesn't bring, and read those again."""
+        """Look for partitions where records wait that Faust doesn't bring, and have those read again."""
         before: dict[str, dict[int, int]] = {}
         while True:
             await asyncio.sleep(NUDGE_SECONDS)
@@ -268,12 +270,10 @@ class Shell:
                 before[topic] = positions
                 if not idle or not self._waiting.empty():
                     continue
-                ends = await in_thread(self._offsets[topic].ends, idle)
-                async with self._folding:
-                    still = order.positions()
-                    await self._read_again(
-                        TP(topic, p) for p, end in ends.items() if still.get(p) == positions[p] < end
-                    )
+                for partition, end in (await in_thread(self._offsets[topic].ends, idle)).items():
+                    if order.positions().get(partition) == positions[partition] < end:
+                        order.miss(partition)
+                        self._missed.set()
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
         """Faust has waited for what was in hand: whatever still comes is left over."""

@@ -129,7 +129,6 @@ def test_what_is_dropped_keeps_nobody_waiting(tmp_path: Path) -> None:
         messages = [message_of(offset) for offset in (0, 7)]
         for message in messages:
             consumer.track_message(message)
-        rig.shell._read_again = nothing  # type: ignore[method-assign]
         await rig.shell._fold_batch([SimpleNamespace(message=messages[1])])  # ahead of what comes next
         rig.shell._orders[INPUT].disown()
         await rig.shell._fold_batch([SimpleNamespace(message=messages[0])])  # left over
@@ -138,8 +137,29 @@ def test_what_is_dropped_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert asyncio.run(run()) == []
 
 
-async def nothing(*_: object) -> None:
-    """Ask for nothing again."""
+def test_partitions_are_given_away_also_while_a_seek_waits(tmp_path: Path) -> None:
+    """A seek in a rebalance waits for its end; the rebalance waits until what is in hand is written."""
+
+    async def run() -> list[dict[TP, int]]:
+        rig = Rig(tmp_path)
+        sought: list[dict[TP, int]] = []
+        has_begun = asyncio.Event()
+
+        async def seek_wait(places: dict[TP, int]) -> None:
+            sought.append(places)
+            has_begun.set()
+            await asyncio.Event().wait()
+
+        rig.shell.app.consumer.seek_wait = seek_wait
+        insisting = asyncio.create_task(rig.shell._insist())
+        async with asyncio.timeout(10):
+            await rig.shell._fold_batch([SimpleNamespace(message=message_of(7))])
+            await has_begun.wait()
+            await rig.shell._revoked()
+        insisting.cancel()
+        return sought
+
+    assert asyncio.run(run()) == [{TP(INPUT, 0): 0}]
 
 
 def message_of(offset: int) -> ConsumerMessage:
