@@ -11,10 +11,8 @@ from enum import Enum
 
 from agentledger.schemas.errors import BrokerError
 
-SEEK_PAUSE_S = (
-    0.25  # what was fetched before a seek still arrives for a moment; twice as long each time, a fetch is slow
-)
-SEEK_PAUSE_S_MAX = 2.0
+SEEK_PAUSE_S = 0.25  # what was fetched before a seek still arrives for a moment; twice as long each time
+SEEK_PAUSE_S_MAX = 2.0  # so that a slow broker can answer
 SEEKS_MAX = 10  # without any progress in between, 14 s: after that only a restart can help
 
 

@@ -196,8 +196,6 @@ class NewVersionWatch(RuleWatch[NewVersion]):
             return None
         kind, workflow, version = names_of(subject)
         scope, value = ("workflow", workflow) if workflow else ("tenant", out.state.tenant_id)
-        since = datetime.fromtimestamp(
-            memory["first"][pair(kind, workflow)], UTC
-        )  # a rule that was changed starts anew
+        since = datetime.fromtimestamp(memory["first"][pair(kind, workflow)], UTC)  # a changed rule starts anew
         text = f"{kind} {short(version)} is new in {scope} {short(value)}, watched since {since:%Y-%m-%d %H:%M} UTC"
         return self.finding(scope, value, text, subject=pair(kind, version))
