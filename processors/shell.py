@@ -192,11 +192,11 @@ class Shell:
                 if time.monotonic() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = time.monotonic() + TURN_S
-                continue
-            # Nobody is going to acknowledge it, and Faust waits for that before it gives a partition away or stops.
-            self.app.consumer.unacked.discard(message)
-            if place is Place.AHEAD:
-                self._missed.set()
+            else:
+                # Nobody is going to acknowledge it, and Faust waits for that before it gives a partition away or stops.
+                self.app.consumer.unacked.discard(message)
+                if place is Place.AHEAD:
+                    self._missed.set()
         if self._settle_at is None:
             self._settle_at = time.monotonic() + self._plan.state_wait_s
         if time.monotonic() >= self._settle_at or self._folded_bytes >= self._plan.batch_bytes_max:
@@ -246,10 +246,12 @@ class Shell:
 
     async def _read_again(self) -> None:
         """Make Faust read what is missing. A program that stops reads nothing more."""
+        if self.app.should_stop:
+            return
         seeks = {}
         for topic, order in self._orders.items():
             for partition in order.missing():
-                if not self.app.should_stop and order.may_seek(partition, time.monotonic()):
+                if order.may_seek(partition, time.monotonic()):
                     seeks[TP(topic, partition)] = order.positions()[partition]
         if not seeks:
             return

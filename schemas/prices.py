@@ -149,9 +149,8 @@ class GenaiPriceBook:
         passed = tier_starts(price_at(model, moment, variants))[1:]
         tariffs = [self._tariff(model, moment, variants, size) for size in (0, *(start + 1 for start in passed))]
         from_us, until_us = at_us, at_us + 1
-        if all(
-            isinstance(one, types.StartDateConstraint) for one in constraints_of(model)
-        ):  # else a price has its hours
+        # With another constraint a price has its hours.
+        if all(isinstance(one, types.StartDateConstraint) for one in constraints_of(model)):
             from_us = at_us // DAY_US * DAY_US
             until_us = from_us + DAY_US
         return _Standing(from_us, until_us, passed, [_Priced(tariff, provider.id, model.id) for tariff in tariffs])

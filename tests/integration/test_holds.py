@@ -90,7 +90,7 @@ def test_fifty_clients_while_deciders_die_join_and_leave(broker: str, tmp_path: 
         results = [count.result() for count in counts]
         assert sum(result["unanswered"] for result in results) == 0
         time.sleep(TTL_MS / 1000 + 2.5)  # owners that died: their holds are over after this, and a tick
-        rig.wait_for(lambda: written(rig).keys() == folded(rig.read(HOLDS.name)).keys())
+        rig.wait_for(lambda: written(rig).keys() == folded(rig.read(HOLDS.name)).keys(), 60)
         records, contents = rig.read(HOLDS.name), written(rig)
         expected = folded(records)
         assert [ids for ids, values in contents.items() if len(values) > 1] == []

@@ -61,6 +61,12 @@ def test_varints_are_those_of_the_avro_specification(number: int) -> None:
     assert LONG[number] == encode_long(number) == expected.getvalue()
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_numbers_beyond_64_bits_are_refused(number: int) -> None:
+    with pytest.raises(OverflowError):
+        encode_long(number)
+
+
 def finished(**changes: object) -> RunFinished:
     fields: dict[str, object] = {
         "event_id": "018bcfe5-6800-7000-8000-000000000000",

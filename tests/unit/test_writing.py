@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,8 @@ def test_varints_are_those_of_the_codec(number: int) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
 def test_numbers_beyond_64_bits_are_refused(number: int) -> None:
-    with pytest.raises((OverflowError, TypeError)):  # compiled, such a number is no machine integer
+    is_compiled = not inspect.isfunction(put_long)  # then such a number is no machine integer
+    with pytest.raises(TypeError if is_compiled else OverflowError):
         put_long(BytesWriter(), number)
 
 
