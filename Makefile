@@ -3,7 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-PYTHON ?= python3
+# The system's Python where it will do (venv and C headers are packages of their own): distributions build theirs with
+# profile-guided and link-time optimisation, version managers by default without, and all of ours feels it.
+SYSTEM_PYTHON := /usr/bin/python3
+WILL_DO := import ensurepip, os, sys, sysconfig; \
+	sys.exit(sys.version_info < (3, 11) or not os.path.exists(sysconfig.get_path("include") + "/Python.h"))
+PYTHON ?= $(shell $(SYSTEM_PYTHON) -c '$(WILL_DO)' 2>/dev/null && echo $(SYSTEM_PYTHON) || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The demo needs little; who develops needs the frameworks of producers/integrations, too, which are large.

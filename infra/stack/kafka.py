@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import shutil
 import subprocess
 import uuid
@@ -20,6 +22,7 @@ from agentledger.schemas.errors import StackError
 
 FORMAT_SECONDS = 120
 METADATA_SECONDS = 2.0
+ORDERLY_EXIT = 143  # what Java ends with when SIGTERM has been dealt with (128 + 15)
 
 LOG4J = """\
 log4j.rootLogger=WARN, stdout
@@ -99,6 +102,9 @@ class KafkaService(Service):
         self.port = port
         self.controller_port = controller_port
         self.classpath = classpath
+        # Kafka's classes as Java maps them into memory (an AppCDS archive): starting takes half the time with it. Java
+        # looks itself whether it fits the jars and its own version, and does without if not.
+        self.class_archive = classpath / "classes.jsa"
         self.log_dir = data_dir / "kafka"
         self._java = find_java()
 
@@ -112,7 +118,17 @@ class KafkaService(Service):
         self._write_properties(self.log_dir)
 
     def command(self) -> list[str]:
-        return [*self._java_command(*JVM), "kafka.Kafka", str(self.run_dir / "server.properties")]
+        options = [] if self.class_archive.exists() else [f"-XX:ArchiveClassesAtExit={self._new_archive}"]
+        return [*self._java_command(*JVM, *options), "kafka.Kafka", str(self.run_dir / "server.properties")]
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ask the broker to stop, as any service; the first one to end in order leaves the archive for all later."""
+        super().stop(timeout)
+        if self._process is not None and self._process.returncode == ORDERLY_EXIT:
+            partial = self.class_archive.with_suffix(f".{os.getpid()}")
+            with contextlib.suppress(OSError):  # none was made, or the cache can't be written: starts stay slow
+                shutil.move(self._new_archive, partial)  # it may be another disk, where a move is a copy
+                partial.replace(self.class_archive)
 
     def is_ready(self) -> bool:
         """True once the broker lists itself: it has registered with the controller and is not fenced."""
@@ -124,8 +140,14 @@ class KafkaService(Service):
         except KafkaException:
             return False
 
+    @property
+    def _new_archive(self) -> Path:
+        return self.run_dir / "classes.jsa"
+
     def _java_command(self, *options: str) -> list[str]:
         log4j = (self.run_dir / "log4j.properties").as_uri()
+        if self.class_archive.exists():
+            options = (f"-XX:SharedArchiveFile={self.class_archive}", *options)
         return [str(self._java), *options, QUIET, f"-Dlog4j.configuration={log4j}", "-cp", f"{self.classpath}/*"]
 
     def _write_properties(self, log_dir: Path) -> None:
