@@ -32,6 +32,8 @@ from tests.bench.report import Figure
 from tests.bench.sample import START_US, sample_events
 
 EVENTS = 150_000  # of one measurement: what happens only once, such as finding a model's price, weighs little then
+# Of each the best counts: what else is on a machine only ever slows, on one with virtual cores by half.
+ROUNDS = 3
 PARTITIONS = 4
 EVENTS_PER_MESSAGE = 100
 RECOVERED_KEYS = 100_000
@@ -48,30 +50,32 @@ Messages = list[tuple[int, bytes]]  # partition and value
 
 def measure(folder: Path) -> list[Figure]:
     """How fast the worker is, alone, by comparison and in pairs; how it recovers, and what a run takes."""
-    first, second = packed_messages(sample_events(2 * EVENTS), 2)
-    pure, state_bytes = pure_fold(first)
-    recorded = recorded_vs(pure)
+    parts = packed_messages(sample_events(2 * ROUNDS * EVENTS), 2 * ROUNDS)
+    pures, sizes = zip(*(pure_fold(parts[0]) for _ in range(ROUNDS)), strict=True)
+    recorded = recorded_vs(max(pures))
     stack = Stack(StackConfig(data_dir=folder / "stack"))
     servers = stack.up().kafka_bootstrap_servers
     try:
         prepare_kafka({"bootstrap.servers": servers}, partitions=PARTITIONS, replication_factor=1)
         rig = WorkerRig(servers, folder)
-        one_s, [cpu_s] = rig.run(first, workers=1)
-        bare = asyncio.run(bare_loop(servers))
-        two_s, two_cpu_s = rig.run(second, workers=2)
+        alone = [rig.run(part, workers=1) for part in parts[:ROUNDS]]
+        bare = max(asyncio.run(bare_loop(servers)) for _ in range(ROUNDS))
+        in_pairs = [rig.run(part, workers=2) for part in parts[ROUNDS:]]
         recovery_s = rig.recover()
     finally:
         stack.down()
+    one_s, cpu_s = (min(found) for found in zip(*alone, strict=True))
+    two_s, two_cpu_s = (min(found) for found in zip(*in_pairs, strict=True))
     worker = EVENTS / cpu_s
     return [
         Figure("worker_events_per_s", worker, "events/s per core", "at least 80,000"),
         Figure("worker_vs_aiokafka", worker / bare, "ratio", "at least 0.4"),
-        Figure("worker_vs_pure", worker / pure, "ratio", ""),
+        Figure("worker_vs_pure", worker / max(pures), "ratio", ""),
         recorded,
-        Figure("workers_two_vs_one", cpu_s / max(two_cpu_s), "ratio, a core each", "at least 1.8"),
+        Figure("workers_two_vs_one", cpu_s / two_cpu_s, "ratio, a core each", "at least 1.8"),
         Figure("workers_two_vs_one_here", one_s / two_s, "ratio", "with the broker beside them on these cores"),
         Figure("recovery_s_per_million_keys", recovery_s, "s", ""),
-        Figure("state_bytes_per_run", state_bytes, "bytes", ""),
+        Figure("state_bytes_per_run", sizes[0], "bytes", ""),
     ]
 
 
@@ -82,7 +86,7 @@ def recorded_vs(pure: float) -> Figure:
         [messages] = packed_messages(recorded_events(EVENTS), 1)
     except pytest.skip.Exception as error:
         return Figure(name, None, unit, not_measured=str(error))
-    return Figure(name, pure / pure_fold(messages)[0], unit)
+    return Figure(name, pure / max(pure_fold(messages)[0] for _ in range(ROUNDS)), unit)
 
 
 def packed_messages(events: Iterable[Event], parts: int) -> list[Messages]:
@@ -117,8 +121,8 @@ class WorkerRig:
         self._folder = folder
         self._starts = 0
 
-    def run(self, messages: Messages, *, workers: int) -> tuple[float, list[float]]:
-        """Seconds to the last commit, and CPU seconds of each worker meanwhile.
+    def run(self, messages: Messages, *, workers: int) -> tuple[float, float]:
+        """Seconds to the last commit, and CPU seconds of the busiest worker meanwhile.
 
         Workers are held while the topic is filled: after that only they and the broker take time.
         """
@@ -133,7 +137,7 @@ class WorkerRig:
                 process.send_signal(signal.SIGCONT)
             self._wait_until_done(processes)
             took_s = time.monotonic() - began
-            return took_s, [cpu_seconds(process) - s for process, s in zip(processes, before_s, strict=True)]
+            return took_s, max(cpu_seconds(process) - s for process, s in zip(processes, before_s, strict=True))
         finally:
             self.stop(processes)
 
