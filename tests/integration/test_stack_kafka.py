@@ -1,4 +1,4 @@
-"""The broker by itself: the first one on a machine leaves Kafka's classes as Java maps them, the next start with them."""
+"""The broker by itself: the first one leaves Kafka's classes as Java maps them, and all later ones start with them."""
 
 from __future__ import annotations
 
