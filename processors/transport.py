@@ -1,5 +1,5 @@
-"""Faust's Kafka transport with four changes: its fetches wait as told, no commits over what it didn't deliver, nothing
-from before a rebalance comes after it, and a message is less work.
+"""Faust's Kafka transport with five changes: its fetches wait as told, no commits over what it didn't deliver, nothing
+from before a rebalance comes after it, nothing is taken while the flow is stopped, and a message is less work.
 
 Faust asks the broker to hold a fetch for 1.5 s when there is nothing to read, and has no setting for that. Kafka
 answers as soon as a record comes, but librdkafka's mock cluster only when the wait is over.
@@ -10,6 +10,10 @@ wasn't seen was dropped on the way (see `input_order`), and must be read again a
 Faust empties its queues in a rebalance, and reads the changelog again from what it took out of them. A record for which
 there was no room yet came after that all the same, before those that were dropped: recovery took it for the furthest
 that it had seen, skipped what it read again, and went on without those states.
+
+Faust throws away what comes while the flow is stopped, and a fetch that began before a quick rebalance waits on in it.
+Where such a fetch took records of a changelog after recovery had moved to them, nobody read those again, and recovery
+waited for them: for a later rebalance, or until the watchdog ended the process.
 """
 
 from __future__ import annotations
@@ -31,6 +35,30 @@ class FetchWait:
 
     ms_max: int
     bytes_min: int = 1  # more where a read for each record would cost more than the records
+
+
+class WhileFlowing:
+    """The partitions that a fetch may take from, as aiokafka asks for them: none while the consumer's flow is stopped.
+
+    Faust's own set of them is empty in a rebalance, which aiokafka takes for all of them.
+    """
+
+    def __init__(self, consumer: Any, active_partitions: Any) -> None:
+        self._consumer = consumer
+        self._active_partitions = active_partitions
+        self._stops = consumer.stops
+
+    def __contains__(self, partition: object) -> bool:
+        stops = self._consumer.stops  # read first: another thread may stop the flow meanwhile
+        if not self._consumer.flow_active or partition not in self._active_partitions:
+            return False
+        self._stops = stops
+        return True
+
+    @property
+    def is_stale(self) -> bool:
+        """True where the flow was stopped after records were taken: what comes next may be from before them."""
+        return bool(self._stops != self._consumer.stops)
 
 
 class _PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -80,6 +108,18 @@ def _close(waited: list[Any]) -> None:
 
 
 class _PromptConsumer(FirstAtOnce, Consumer):  # type: ignore[misc]
+    stops = 0  # of the flow
+
+    def stop_flow(self) -> None:
+        """Let no message through, until the flow is resumed."""
+        self.stops += 1
+        super().stop_flow()
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        wanted = WhileFlowing(self, active_partitions)
+        records = await super()._getmany(wanted, timeout)
+        return {} if wanted.is_stale else records
+
     def _new_consumer_thread(self) -> Any:
         return _PromptThread(self, loop=self.loop, beacon=self.beacon)
 

@@ -17,7 +17,7 @@ from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, HOLDS, INTEGRIT
 from tests.kafka_broker import PARTITIONS
 from tests.run_logs import CODEC
 from tests.scope_rig import Happened, Stage2, count_record, happened, run_stage2
-from tests.worker_rig import DIES_HALFWAY, Rig
+from tests.worker_rig import Rig
 
 SCOPES = """
 import logging, sys
@@ -35,12 +35,11 @@ TENANTS = ("acme", "globex", "initech", "umbrella", "hooli")
 class ScopeRig(Rig):
     """One broker's stage 2, in one process or several."""
 
-    def scopes(self, name: str = "scopes", *, dies_halfway: bool = False) -> None:
-        """Start stage 2; it is the last of `processes`. `dies_halfway`: see `Rig.worker`."""
-        program = DIES_HALFWAY + SCOPES if dies_halfway else SCOPES
+    def scopes(self, name: str = "scopes", *, changed_by: str = "") -> None:
+        """Start stage 2, changed by one of `worker_rig`'s programs; it is the last of `processes`."""
         folder, timeout_s = str(self.folder / name), str(self.session_timeout_s)
         rules = str(self.folder / "rules.yaml")
-        self._start(name, [program, self.servers, folder, str(PARTITIONS), timeout_s, rules])
+        self._start(name, [changed_by + SCOPES, self.servers, folder, str(PARTITIONS), timeout_s, rules])
 
     def restart_failed(self) -> None:
         """What a supervisor does: start again what ended by itself. What a test has killed stays dead."""

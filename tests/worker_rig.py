@@ -27,20 +27,42 @@ from agentledger.schemas.topics import ALERTS, BUDGETS, CONTROL, EVENTS, PACKED,
 from tests.kafka_broker import PARTITIONS
 from tests.run_logs import CODEC, Folded
 
-# Ends the program where what it derived is safe, and the states that this follows from are not.
+# Ends the program in its first batch that something follows from: that is safe then, and the states are not.
 DIES_HALFWAY = """
 import os, signal
 from agentledger.processors.acknowledged import AcknowledgedProducer
 
 class Dying(AcknowledgedProducer):
+    has_sent = False  # not by what is under way: all of it may have arrived before someone waits for it
+
+    def send(self, *record):
+        self.has_sent = True
+        super().send(*record)
+
     async def settled(self):
-        has_sent = len(self._producer) > 0
         await super().settled()
-        if has_sent:
+        if self.has_sent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 import agentledger.processors.shell
 agentledger.processors.shell.AcknowledgedProducer = Dying
+"""
+# Lets records of a changelog come between the moment that its recovery has moved to them and the one that it reads on.
+SLOW_RECOVERY = """
+import asyncio
+from aiokafka.consumer.fetcher import Fetcher
+from faust.tables.recovery import Recovery
+
+def paused(function, before_s, after_s):
+    async def call(*arguments):
+        await asyncio.sleep(before_s)
+        result = await function(*arguments)
+        await asyncio.sleep(after_s)
+        return result
+    return call
+
+Fetcher._update_fetch_positions = paused(Fetcher._update_fetch_positions, 0.15, 0)
+Recovery._seek_offsets = paused(Recovery._seek_offsets, 0, 0.5)
 """
 WORKER = """
 import logging, sys
@@ -81,10 +103,10 @@ class Rig:
         """Start a packer."""
         return self._start("packer", [PACKER, self.servers, str(self.session_timeout_s)])
 
-    def worker(self, name: str = "worker", *, dies_halfway: bool = False) -> subprocess.Popen[bytes]:
-        """Start a worker; one that `dies_halfway` does so in its first batch that something follows from."""
-        timeout, program = str(self.session_timeout_s), DIES_HALFWAY + WORKER if dies_halfway else WORKER
-        return self._start(name, [program, self.servers, str(self.folder / name), str(PARTITIONS), timeout])
+    def worker(self, name: str = "worker", *, changed_by: str = "") -> subprocess.Popen[bytes]:
+        """Start a worker, changed by one of the programs above."""
+        data_dir, timeout = str(self.folder / name), str(self.session_timeout_s)
+        return self._start(name, [changed_by + WORKER, self.servers, data_dir, str(PARTITIONS), timeout])
 
     def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         self.starts += 1

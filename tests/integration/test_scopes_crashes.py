@@ -30,7 +30,7 @@ from agentledger.schemas.topics import ALERTS, BUDGETS
 from tests.kafka_broker import PARTITIONS
 from tests.scope_programs import TENANTS, ScopeRig, Stage1
 from tests.scope_rig import budget
-from tests.worker_rig import stop_cleanly, wait_ready
+from tests.worker_rig import DIES_HALFWAY, stop_cleanly, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -92,7 +92,7 @@ def test_kills_at_random_moments_change_nothing(broker: str, tmp_path: Path) -> 
             process.wait()
         worker.join()
         assert rig.starts >= 3
-        rig.scopes(dies_halfway=True)
+        rig.scopes(changed_by=DIES_HALFWAY)
         while rig.processes[-1].poll() is None:
             stage1.work(0.5)
         assert rig.processes[-1].returncode == -signal.SIGKILL

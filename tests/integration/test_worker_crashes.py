@@ -18,7 +18,7 @@ from agentledger.schemas.events import BudgetExceeded, CostRated, Event, Outcome
 from agentledger.schemas.topics import EVENTS, PACKED, SPEND
 from tests.kafka_broker import PARTITIONS
 from tests.run_logs import interleaved, some_run
-from tests.worker_rig import Rig, stop_cleanly, wait_for, wait_ready
+from tests.worker_rig import DIES_HALFWAY, SLOW_RECOVERY, Rig, stop_cleanly, wait_for, wait_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -78,7 +78,7 @@ def test_kills_at_random_moments_change_nothing(broker: str, tmp_path: Path) -> 
             worker.wait()
             start = 3500 + 200 * (rig.starts % 10)
             rig.produce(log[start : start + 200] if start < len(log) else [])
-        worker = rig.worker(dies_halfway=True)
+        worker = rig.worker(changed_by=DIES_HALFWAY)
         rig.produce(log[3500:])  # all that is left, and some of it again
         assert worker.wait(60) == -signal.SIGKILL
         worker = rig.worker()
@@ -139,6 +139,27 @@ def test_two_workers_share_the_partitions(broker: str, tmp_path: Path) -> None:
         rig.settle()
         # The first may have folded everything before it died: the second takes its partitions over all the same.
         wait_for(lambda: "ready: 4 partitions" in rig.log_of("second"))
+
+
+def test_a_recovery_reads_what_came_before_it_was_ready_to(broker: str, tmp_path: Path) -> None:
+    """A worker gets partitions back in a rebalance that is over sooner than a fetch from before it."""
+    rng = random.Random(SEED)
+    with Rig(broker, tmp_path) as rig:
+        packer, first = rig.packer(), rig.worker("first", changed_by=SLOW_RECOVERY)
+        wait_ready(packer)
+        wait_ready(first)
+        rig.produce(some_log(rng, 0, 40))
+        rig.settle()
+        second = rig.worker("second")
+        wait_ready(second)
+        wait_for(lambda: rig.shares(["first", "second"]) == [2, 2])
+        stop_cleanly(second)
+        wait_for(lambda: rig.shares(["first"]) == [PARTITIONS], 20)
+        rig.produce(some_log(rng, 1000, 10))
+        rig.settle()
+        assert rig.failures == 0
+        stop_cleanly(first)
+        stop_cleanly(packer)
 
 
 def test_records_that_cannot_be_read_do_not_stop_the_others(broker: str, tmp_path: Path) -> None:
