@@ -114,6 +114,7 @@ class KafkaService(Service):
 
     def prepare(self) -> None:
         write_atomically(self.run_dir / "log4j.properties", LOG4J)
+        self._new_archive.unlink(missing_ok=True)  # what a broker left that was killed while it wrote
         self._format_once()
         self._write_properties(self.log_dir)
 

@@ -42,6 +42,8 @@ def test_the_first_broker_that_stops_in_order_leaves_its_classes_for_all_later(t
 
     second = service(tmp_path, "second")
     assert f"-XX:SharedArchiveFile={second.class_archive}" in second.command()
+    second.run_dir.mkdir(parents=True)
+    (second.run_dir / "classes.jsa").write_bytes(b"half of one")
     run_once(second)
     assert second.class_archive.stat().st_mtime_ns == made.st_mtime_ns
     assert "cds" not in second.log.read_text().lower()
