@@ -119,7 +119,9 @@ class KafkaService(Service):
         self._write_properties(self.log_dir)
 
     def command(self) -> list[str]:
-        options = [] if self.class_archive.exists() else [f"-XX:ArchiveClassesAtExit={self._new_archive}"]
+        # To write them down takes seconds: not for a cache that can't keep them.
+        makes_archive = not self.class_archive.exists() and os.access(self.classpath, os.W_OK)
+        options = [f"-XX:ArchiveClassesAtExit={self._new_archive}"] if makes_archive else []
         return [*self._java_command(*JVM, *options), "kafka.Kafka", str(self.run_dir / "server.properties")]
 
     def stop(self, timeout: float | None = None) -> None:
@@ -127,7 +129,7 @@ class KafkaService(Service):
         super().stop(timeout)
         if self._process is not None and self._process.returncode == ORDERLY_EXIT:
             partial = self.class_archive.with_suffix(f".{os.getpid()}")
-            with contextlib.suppress(OSError):  # none was made, or the cache can't be written: starts stay slow
+            with contextlib.suppress(OSError):  # none was made, or there is no room for it: starts stay slow
                 shutil.move(self._new_archive, partial)  # it may be another disk, where a move is a copy
                 partial.replace(self.class_archive)
 

@@ -29,11 +29,10 @@ from agentledger.schemas.codec import Codec
 from agentledger.schemas.events import Event
 from agentledger.schemas.registry import open_registry
 from agentledger.schemas.topics import EVENTS, PACKED
-from tests.bench.report import Figure
+from tests.bench.report import ROUNDS, Figure
 from tests.bench.sample import sample_events
 
 EVENTS_FOLDED = 300_000  # by a live worker at a time
-ROUNDS = 3  # of each the best counts: see worker.py
 PARTITIONS = 4
 WAIT_S_MAX = 300
 CALM_S = 2  # without a merge: the next one is looked for at once, when one has ended

@@ -28,12 +28,10 @@ from agentledger.schemas import Codec, Event, open_registry
 from agentledger.schemas.prices import GenaiPriceBook
 from agentledger.schemas.topics import PACKED
 from tests.bench.recorded import recorded_events
-from tests.bench.report import Figure
+from tests.bench.report import ROUNDS, Figure
 from tests.bench.sample import START_US, sample_events
 
 EVENTS = 150_000  # of one measurement: what happens only once, such as finding a model's price, weighs little then
-# Of each the best counts: what else is on a machine only ever slows, on one with virtual cores by half.
-ROUNDS = 3
 PARTITIONS = 4
 EVENTS_PER_MESSAGE = 100
 RECOVERED_KEYS = 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_a_broker_that_is_killed_leaves_none(tmp_path: Path) -> None:
     kafka.wait_ready(time.monotonic() + 90)
     kafka.stop(timeout=0.0)
     assert not kafka.class_archive.exists()
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_nothing_is_made_for_a_cache_that_cannot_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_writable: bool
+) -> None:
+    kafka = service(tmp_path, "kept")
+    monkeypatch.setattr(os, "access", lambda *_: is_writable)
+    assert any("ArchiveClassesAtExit" in option for option in kafka.command()) == is_writable
 
 
 def test_an_archive_that_does_not_fit_is_done_without(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from librt.strings import BytesWriter
 
+from agentledger.infra.compilation import is_compiled
 from agentledger.schemas.catalogue import current_schemas
 from agentledger.schemas.codec import Codec
 from agentledger.schemas.encoding import LONG
@@ -29,8 +28,7 @@ def test_varints_are_those_of_the_codec(number: int) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
 def test_numbers_beyond_64_bits_are_refused(number: int) -> None:
-    is_compiled = not inspect.isfunction(put_long)  # then such a number is no machine integer
-    with pytest.raises(TypeError if is_compiled else OverflowError):
+    with pytest.raises(TypeError if is_compiled() else OverflowError):  # compiled, such a number is no machine integer
         put_long(BytesWriter(), number)
 
 
