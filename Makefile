@@ -17,6 +17,7 @@ INSTALLED := $(VENV)/.installed-dev
 CONSTRAINTS := infra/constraints.txt
 
 COMPILED := build/compiled
+TRAINING := tests/bench/training.py
 # What runs compiled: the fold over runs, and what it reads and writes with.
 FOLD_TESTS := $(addprefix tests/unit/test_,decoding.py packing.py partials.py processors_budgets.py \
 	processors_run_state.py rating.py replay.py rules_on_traces.py run_budgets.py run_costs.py run_fold.py run_rules.py \
@@ -57,7 +58,7 @@ test: check
 
 # A copy of our sources with compiled folds, for whoever has a C compiler: PYTHONPATH=build/compiled agentledger worker
 compile: $(INSTALLED)
-	$(BIN)/python -m agentledger.infra.compilation $(COMPILED)
+	$(BIN)/python -m agentledger.infra.compilation $(COMPILED) $(TRAINING)
 
 test-compiled: compile
 	PYTHONPATH=$(COMPILED) $(BIN)/pytest --numprocesses 2 $(FOLD_TESTS)

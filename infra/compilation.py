@@ -1,17 +1,23 @@
-"""Compiles the folds with mypyc: `python -m agentledger.infra.compilation FOLDER`, needs mypy and a C compiler.
+"""Compiles the folds with mypyc: `python -m agentledger.infra.compilation FOLDER [TRAINING]`.
 
-The folder gets a copy of all our sources with compiled modules beside them. Whoever runs with it as the first entry of
-PYTHONPATH runs the compiled folds. The sources that it was copied from are left as they are, so nothing compiled can
-be older than what is being edited; without a compiler everything runs as it is, only slower.
+It needs mypy and a C compiler. The folder gets a copy of all our sources with compiled modules beside them. Whoever
+runs with it as the first entry of PYTHONPATH runs the compiled folds. The sources that it was copied from are left as
+they are, so nothing compiled can be older than what is being edited; without a compiler everything runs as it is, only
+slower.
+
+TRAINING is a program that runs the folds on what is typical. With it all is compiled twice: first so that it counts
+which way the program goes, then for those ways (profile-guided optimisation, as gcc does it).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from agentledger.processors import run_fold
 from agentledger.processors.conclusions import CONCLUDED, ENVELOPE_FIELDS
@@ -41,7 +47,11 @@ MODULES = {
 LIBRARY = "agentledger.schemas.compiled"
 # Nothing outside calls the functions of the library by name: so they are called without a look-up, and inlined.
 CALLED_FROM_WITHIN = "-fvisibility=hidden"
-MARK = "compiled"  # a file that says that all went well
+COUNTING = "-fprofile-generate"
+# Nothing is counted of a module that the training never loads: that is no mistake.
+AS_COUNTED = ("-fprofile-use", "-Wno-missing-profile")
+COUNTED = "*.gcda"  # what programs that gcc compiled leave beside the objects; clang's leave another thing, not used
+MARK = "compiled"  # a file that says that all went well, and what it was trained with
 # Types are checked elsewhere, strictly: here mypy only has to find them.
 MYPY = ("--namespace-packages", "--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
 
@@ -51,12 +61,12 @@ def is_compiled() -> bool:
     return not str(run_fold.__file__).endswith(".py")
 
 
-def compile_into(folder: Path) -> None:
-    """Fill the folder, which is replaced; nothing is done where it holds these very sources already.
+def compile_into(folder: Path, training: Path | None = None) -> None:
+    """Fill the folder, which is replaced; nothing is done where it holds these very sources already, trained the same.
 
-    Raises ConfigurationError where mypyc or a C compiler is missing.
+    Raises ConfigurationError where mypyc or a C compiler is missing, or the training fails.
     """
-    if is_current(folder):
+    if is_current(folder, training):
         return
     copy_sources(folder)
     names = [f"agentledger/{area}/{name}.py" for area, modules in MODULES.items() for name in modules]
@@ -64,15 +74,16 @@ def compile_into(folder: Path) -> None:
     before = Path.cwd()
     os.chdir(folder)  # mypyc names modules by where they are
     try:
-        _build(names)
+        _build(names, training)
     finally:
         os.chdir(before)
-    (folder / MARK).touch()
+    (folder / MARK).write_bytes(_text(training))
 
 
-def is_current(folder: Path) -> bool:
-    """True where our sources are those that were compiled into the folder."""
-    if not (folder / MARK).exists():
+def is_current(folder: Path, training: Path | None = None) -> bool:
+    """True where our sources are those that were compiled into the folder, and this the training."""
+    trained = _text(training)
+    if not (folder / MARK).exists() or (folder / MARK).read_bytes() != trained:
         return False
     copies = folder / "agentledger"
     for area in AREAS:
@@ -108,33 +119,70 @@ def write_sources(folder: Path) -> list[str]:
     return [path.as_posix() for path in paths]
 
 
-def _build(names: list[str]) -> None:
+def _text(training: Path | None) -> bytes:
+    try:
+        return b"" if training is None else training.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the training can't be read: {error}", next_step="name a program in Python") from None
+
+
+def _build(names: list[str], training: Path | None) -> None:
     try:
         from mypyc.build import mypycify  # noqa: PLC0415 - only developers have it
-        from setuptools import Distribution  # noqa: PLC0415 - as above
         from setuptools.errors import CompileError  # noqa: PLC0415 - as above
     except ImportError as error:
         raise ConfigurationError(f"mypyc isn't there: {error}", next_step="pip install mypy setuptools") from None
     extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="2", debug_level="0")
-    for extension in extensions:
-        extension.extra_compile_args.append(CALLED_FROM_WITHIN)
-    build = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
-    build.build_lib, build.build_temp = ".", "build"
     try:
-        build.ensure_finalized()
-        build.run()
+        if training is None:
+            _compile(extensions)
+        else:
+            _compile(extensions, COUNTING)
+            _train(training)
+            _compile(extensions, *(AS_COUNTED if any(Path("build").rglob(COUNTED)) else ()))
     except CompileError as error:
         raise ConfigurationError(f"the C compiler failed: {error}", next_step="install gcc or clang") from None
     shutil.rmtree("build", ignore_errors=True)
 
 
+def _compile(extensions: list[Any], *more: str) -> None:
+    """Compile with these options beside mypyc's. Objects lie where they lay before: there gcc looks for its counts."""
+    from setuptools import Distribution  # noqa: PLC0415 - only developers have it
+
+    build: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+    build.build_lib, build.build_temp, build.force = ".", "build", True
+    usual = [(extension.extra_compile_args, extension.extra_link_args) for extension in extensions]
+    for extension in extensions:
+        extension.extra_compile_args = [*extension.extra_compile_args, CALLED_FROM_WITHIN, *more]
+        extension.extra_link_args = [*extension.extra_link_args, *more]
+    try:
+        build.ensure_finalized()
+        build.run()
+    finally:
+        for extension, (compile_args, link_args) in zip(extensions, usual, strict=True):
+            extension.extra_compile_args, extension.extra_link_args = compile_args, link_args
+
+
+def _train(training: Path) -> None:
+    """Run the program on what has been compiled so far, in the folder that we are in."""
+    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, training], env=env, check=False, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ConfigurationError(
+            f"the training ended with exit code {done.returncode}: {said}", where=str(training),
+            next_step="run it by itself, it says more then",
+        )  # fmt: skip
+
+
 def main(arguments: list[str]) -> int:
     """Compile into the folder that is named. Exit code 0 where that went well."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m agentledger.infra.compilation FOLDER\n")
+    if len(arguments) not in {1, 2}:
+        sys.stderr.write("usage: python -m agentledger.infra.compilation FOLDER [TRAINING]\n")
         return 2
     try:
-        compile_into(Path(arguments[0]).absolute())
+        compile_into(*(Path(argument).absolute() for argument in arguments))
     except AgentledgerError as error:
         sys.stderr.write(f"{error}\n")
         return 1

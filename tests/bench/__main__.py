@@ -23,6 +23,7 @@ SECTIONS = (
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "bench.json"
 COMPILED = ROOT / "build" / "compiled"
+TRAINING = ROOT / "tests" / "bench" / "training.py"
 AS_IT_IS = "--as-it-is"
 
 
@@ -40,7 +41,7 @@ def measure_compiled(names: list[str]) -> None:
     """Start again with compiled folds, if they can be compiled."""
     sys.stderr.write("compiling the folds …\n")
     try:
-        compile_into(COMPILED)
+        compile_into(COMPILED, TRAINING)
     except ConfigurationError as error:
         sys.stderr.write(f"measuring without: {error}\n")
         return

@@ -34,6 +34,7 @@ from tests.bench.sample import START_US, sample_events
 EVENTS = 150_000  # of one measurement: what happens only once, such as finding a model's price, weighs little then
 PARTITIONS = 4
 EVENTS_PER_MESSAGE = 100
+BATCH_MESSAGES = 20  # about as many as the worker takes at a time
 RECOVERED_KEYS = 100_000
 WAIT_S_MAX = 180
 WORKER = """
@@ -242,7 +243,7 @@ def pure_fold(messages: Messages) -> tuple[float, float]:
     began = time.process_time()
     for number, (partition, value) in enumerate(messages):
         fold.take_packed(partition, value)
-        if number % 20 == 19:  # about as many as the worker takes at a time
+        if number % BATCH_MESSAGES == BATCH_MESSAGES - 1:
             states.update((key, state) for _, key, state in fold.take_changed())
     speed = EVENTS / (time.process_time() - began)
     sizes = [len(key) + len(value or b"") for key, value in states.items() if is_of_run(key)]

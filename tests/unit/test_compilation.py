@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,23 @@ reading = RunReading(Codec(open_registry()))
 for _, value in sample_records(3):
     print(reading.reader(value).read.__module__)
 """
+
+
+# Says which of its modules is compiled, and what it takes.
+TRAINING = """
+from pathlib import Path
+from agentledger.schemas import identity
+Path({told!r}).write_text(identity.__file__)
+for number in range(1000):
+    identity.uuid7(number, bytes(10))
+"""
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One module is all that there is to compile."""
+    monkeypatch.setattr(compilation, "MODULES", {"schemas": ("identity",)})
+    monkeypatch.setattr(compilation, "write_sources", lambda _folder: [])
 
 
 @pytest.fixture
@@ -63,10 +81,57 @@ def test_a_function_that_was_not_written_before_is_made() -> None:
     assert module_of(source) != module_of(source.replace("2", "3"))
 
 
+def test_another_training_asks_for_compiling_anew(folder: Path, tmp_path: Path) -> None:
+    training = tmp_path / "training.py"
+    training.write_text("pass")
+    (folder / compilation.MARK).write_text("pass")
+    assert compilation.is_current(folder, training)
+    assert not compilation.is_current(folder)
+    training.write_text("1 + 1")
+    assert not compilation.is_current(folder, training)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc isn't there")
+def test_what_is_trained_is_compiled_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc")
+    training, told, folder = tmp_path / "training.py", tmp_path / "told", tmp_path / "copy"
+    training.write_text(TRAINING.format(told=str(told)))
+    train, counts = compilation._train, []
+
+    def library() -> bytes:
+        return next((folder / "agentledger" / "schemas").glob("compiled__mypyc*")).read_bytes()
+
+    def looks(program: Path) -> None:
+        assert b"gcov" in library()
+        train(program)
+        counts.extend((folder / "build").rglob(compilation.COUNTED))
+
+    monkeypatch.setattr(compilation, "_train", looks)
+    compilation.compile_into(folder, training)
+    assert told.read_text().endswith(".so")
+    assert counts
+    assert b"gcov" not in library()
+    assert compilation.is_current(folder, training)
+    assert not (folder / "build").exists()
+
+
+def test_a_training_that_fails_is_named(tmp_path: Path) -> None:
+    training = tmp_path / "training.py"
+    training.write_text("raise SystemExit('no sample')")
+    with pytest.raises(ConfigurationError, match=r"exit code 1: no sample.*training\.py"):
+        compilation._train(training)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_training_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compilation.main([str(tmp_path / "copy"), str(tmp_path / "none.py")]) == 1
+    assert "none.py" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
 def test_without_a_compiler_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
-    monkeypatch.setattr(compilation, "MODULES", {"schemas": ("identity",)})
-    monkeypatch.setattr(compilation, "write_sources", lambda _folder: [])
     with pytest.raises(ConfigurationError, match=r"C compiler failed.*\binstall gcc or clang"):
         compilation.compile_into(tmp_path / "copy")
 
