@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ COUNTING = "-fprofile-generate"
 # Nothing is counted of a module that the training never loads: that is no mistake.
 AS_COUNTED = ("-fprofile-use", "-Wno-missing-profile")
 COUNTED = "*.gcda"  # what programs that gcc compiled leave beside the objects; clang's leave another thing, not used
+TRAINING_S_MAX = 900  # many times what ours takes
 MARK = "compiled"  # a file that says that all went well, and what it was trained with
 # Types are checked elsewhere, strictly: here mypy only has to find them.
 MYPY = ("--namespace-packages", "--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
@@ -129,20 +131,27 @@ def _text(training: Path | None) -> bytes:
 def _build(names: list[str], training: Path | None) -> None:
     try:
         from mypyc.build import mypycify  # noqa: PLC0415 - only developers have it
-        from setuptools.errors import CompileError  # noqa: PLC0415 - as above
+        from setuptools.errors import CompileError, LinkError  # noqa: PLC0415 - as above
     except ImportError as error:
         raise ConfigurationError(f"mypyc isn't there: {error}", next_step="pip install mypy setuptools") from None
     extensions = mypycify([*MYPY, *names], group_name=LIBRARY, opt_level="2", debug_level="0")
     try:
-        if training is None:
-            _compile(extensions)
-        else:
-            _compile(extensions, COUNTING)
-            _train(training)
-            _compile(extensions, *(AS_COUNTED if any(Path("build").rglob(COUNTED)) else ()))
-    except CompileError as error:
+        _compile(extensions, *([] if training is None else _as_trained(extensions, training)))
+    except (CompileError, LinkError) as error:
         raise ConfigurationError(f"the C compiler failed: {error}", next_step="install gcc or clang") from None
     shutil.rmtree("build", ignore_errors=True)
+
+
+def _as_trained(extensions: list[Any], training: Path) -> Sequence[str]:
+    """The options with which the compiler goes by what the training took; none where it doesn't count as gcc does."""
+    from setuptools.errors import LinkError  # noqa: PLC0415 - only developers have it
+
+    try:
+        _compile(extensions, COUNTING)
+    except LinkError:  # what counts for clang is in a package of its own
+        return ()
+    _train(training)
+    return AS_COUNTED if any(Path("build").rglob(COUNTED)) else ()
 
 
 def _compile(extensions: list[Any], *more: str) -> None:
@@ -167,7 +176,14 @@ def _train(training: Path) -> None:
     """Run the program on what has been compiled so far, in the folder that we are in."""
     paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, training], env=env, check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, training], env=env, check=False, capture_output=True, text=True, timeout=TRAINING_S_MAX
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"the training has not ended after {TRAINING_S_MAX} s", where=str(training), next_step="let it do less"
+        ) from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise ConfigurationError(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools.errors import LinkError
 
 from agentledger.infra import compilation
 from agentledger.processors.conclusions import CONCLUDED
@@ -121,6 +122,23 @@ def test_a_training_that_fails_is_named(tmp_path: Path) -> None:
     training.write_text("raise SystemExit('no sample')")
     with pytest.raises(ConfigurationError, match=r"exit code 1: no sample.*training\.py"):
         compilation._train(training)
+
+
+def test_a_training_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "TRAINING_S_MAX", 0.2)
+    training = tmp_path / "training.py"
+    training.write_text("import time; time.sleep(60)")
+    with pytest.raises(ConfigurationError, match=r"not ended after 0\.2 s.*training\.py"):
+        compilation._train(training)
+
+
+def test_where_the_compiler_cannot_count_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def links_nothing(_extensions: object, *options: str) -> None:
+        if compilation.COUNTING in options:
+            raise LinkError("no library that counts")
+
+    monkeypatch.setattr(compilation, "_compile", links_nothing)
+    assert compilation._as_trained([], tmp_path / "never-run.py") == ()
 
 
 @pytest.mark.usefixtures("small")
