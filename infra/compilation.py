@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def compile_into(folder: Path, training: Path | None = None) -> None:
     """
     if is_current(folder, training):
         return
+    trained = _text(training)  # now: it may be edited while all is compiled
     copy_sources(folder)
     names = [f"agentledger/{area}/{name}.py" for area, modules in MODULES.items() for name in modules]
     names += write_sources(folder)
@@ -79,7 +81,7 @@ def compile_into(folder: Path, training: Path | None = None) -> None:
         _build(names, training)
     finally:
         os.chdir(before)
-    (folder / MARK).write_bytes(_text(training))
+    (folder / MARK).write_bytes(trained)
 
 
 def is_current(folder: Path, training: Path | None = None) -> bool:
@@ -158,18 +160,14 @@ def _compile(extensions: list[Any], *more: str) -> None:
     """Compile with these options beside mypyc's. Objects lie where they lay before: there gcc looks for its counts."""
     from setuptools import Distribution  # noqa: PLC0415 - only developers have it
 
-    build: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
-    build.build_lib, build.build_temp, build.force = ".", "build", True
-    usual = [(extension.extra_compile_args, extension.extra_link_args) for extension in extensions]
+    extensions = [copy(extension) for extension in extensions]  # they are compiled again, with other options
     for extension in extensions:
         extension.extra_compile_args = [*extension.extra_compile_args, CALLED_FROM_WITHIN, *more]
         extension.extra_link_args = [*extension.extra_link_args, *more]
-    try:
-        build.ensure_finalized()
-        build.run()
-    finally:
-        for extension, (compile_args, link_args) in zip(extensions, usual, strict=True):
-            extension.extra_compile_args, extension.extra_link_args = compile_args, link_args
+    build: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+    build.build_lib, build.build_temp, build.force = ".", "build", True
+    build.ensure_finalized()
+    build.run()
 
 
 def _train(training: Path) -> None:

@@ -18,7 +18,7 @@ from agentledger.schemas import Codec, open_registry
 from agentledger.schemas.prices import GenaiPriceBook
 from tests.bench.recorded import recorded_events
 from tests.bench.sample import sample_events
-from tests.bench.worker import BATCH_MESSAGES, EVENTS, PARTITIONS, Messages, packed_messages
+from tests.bench.worker import EVENTS, PARTITIONS, Messages, batches, fold_batch, packed_messages
 
 SEED = 2  # the measurements have 1
 BATCHES_PER_RESTART = 25  # so that states are read as well as written
@@ -28,12 +28,10 @@ def train(messages: Messages) -> None:
     """Fold the messages as a worker does that now and then starts anew."""
     states: dict[bytes, bytes | None] = {}
     fold = RunFold(Codec(open_registry()), GenaiPriceBook(), states.get, partitions=PARTITIONS, rules=default_rules())
-    for number, (partition, value) in enumerate(messages, 1):
-        fold.take_packed(partition, value)
-        if number % BATCH_MESSAGES == 0:
-            states.update((key, state) for _, key, state in fold.take_changed())
-            if number % (BATCH_MESSAGES * BATCHES_PER_RESTART) == 0:
-                fold.forget()
+    for number, batch in enumerate(batches(messages), 1):
+        fold_batch(fold, batch, states)
+        if number % BATCHES_PER_RESTART == 0:
+            fold.forget()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -236,15 +236,26 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def batches(messages: Messages) -> Iterator[Messages]:
+    """The messages, as many at a time as the worker takes."""
+    for first in range(0, len(messages), BATCH_MESSAGES):
+        yield messages[first : first + BATCH_MESSAGES]
+
+
+def fold_batch(fold: RunFold, batch: Messages, states: dict[bytes, bytes | None]) -> None:
+    """Fold a batch as the worker does, and keep its states."""
+    for partition, value in batch:
+        fold.take_packed(partition, value)
+    states.update((key, state) for _, key, state in fold.take_changed())
+
+
 def pure_fold(messages: Messages) -> tuple[float, float]:
     """Events per CPU second of the same folds in a plain loop, states kept in a dict; and bytes of a run's state."""
     states: dict[bytes, bytes | None] = {}
     fold = RunFold(Codec(open_registry()), GenaiPriceBook(), states.get, partitions=PARTITIONS, rules=default_rules())
     began = time.process_time()
-    for number, (partition, value) in enumerate(messages):
-        fold.take_packed(partition, value)
-        if number % BATCH_MESSAGES == BATCH_MESSAGES - 1:
-            states.update((key, state) for _, key, state in fold.take_changed())
+    for batch in batches(messages):
+        fold_batch(fold, batch, states)
     speed = EVENTS / (time.process_time() - began)
     sizes = [len(key) + len(value or b"") for key, value in states.items() if is_of_run(key)]
     return speed, sum(sizes) / len(sizes)
